@@ -1,0 +1,168 @@
+"""Names to keys: the only place that spells a path inside a registry (``registry_layout.md`` §4)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, NewType
+
+from clipperfs.digest import Digest
+from clipperfs.limits import LIMITS
+from clipperfs.names import AppName, ModelName, VersionName, app_name, model_name, replica_name
+
+Key = NewType("Key", str)
+"""A path inside the registry, relative to its root, with '/' between segments."""
+
+REGISTRY = Key("registry.json")
+CHANGES = Key("changes")
+MODELS = Key("models")
+APPS = Key("apps")
+REPLICAS = Key("replicas")
+
+MANIFEST_FILE = "manifest.json"
+AUTHOR_FILE = "model.yaml"
+TOMBSTONE_FILE = "tombstone.json"
+MARKER_FILES = ("READY", "_SUCCESS")
+STAGING_PREFIX = ".staging-"
+CLAIM_PREFIX = ".claim-"
+
+NOT_PAYLOAD = frozenset([MANIFEST_FILE, TOMBSTONE_FILE, *MARKER_FILES])
+"""Files at the top of a version that a manifest never lists."""
+
+SLOT_DIGITS = 20
+_SLOT = re.compile(r"(\d{20})\.json", re.ASCII)
+_HINT = re.compile(r"\d{13}-[0-9a-f]{8,32}", re.ASCII)
+
+Kind = Literal["model", "app"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a ledger is about: one model or one application."""
+
+    kind: Kind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{'model' if self.kind == 'model' else 'application'} {self.name}"
+
+
+def model_subject(name: object) -> Subject:
+    """Return the ledger subject of a model. Raises InvalidName."""
+    return Subject("model", model_name(name))
+
+
+def app_subject(name: object) -> Subject:
+    """Return the ledger subject of an application. Raises InvalidName."""
+    return Subject("app", app_name(name))
+
+
+def subject_root(subject: Subject) -> Key:
+    """Return the folder of a model or an application."""
+    return Key(f"{MODELS if subject.kind == 'model' else APPS}/{subject.name}")
+
+
+def log(subject: Subject) -> Key:
+    """Return the folder of a subject's records."""
+    return Key(f"{subject_root(subject)}/log")
+
+
+def slot(subject: Subject, seq: int) -> Key:
+    """Return the key of record ``seq`` (1 and up)."""
+    if not 1 <= seq < 10**SLOT_DIGITS:
+        raise ValueError(f"a sequence number lies between 1 and {10**SLOT_DIGITS - 1}, not {seq}")
+    return Key(f"{log(subject)}/{seq:0{SLOT_DIGITS}d}.json")
+
+
+def slot_seq(file_name: str) -> int | None:
+    """Return the sequence number that a file name in a log spells, or ``None`` for any other file."""
+    match = _SLOT.fullmatch(file_name)
+    return int(match[1]) or None if match else None
+
+
+def active_copy(subject: Subject) -> Key:
+    """Return the key of the copy of the newest record."""
+    return Key(f"{subject_root(subject)}/active.json")
+
+
+def versions(model: ModelName) -> Key:
+    """Return the folder of a model's versions."""
+    return Key(f"{MODELS}/{model}/versions")
+
+
+def version(model: ModelName, name: VersionName) -> Key:
+    """Return the folder of one version."""
+    return Key(f"{versions(model)}/{name}")
+
+
+def manifest(model: ModelName, name: VersionName) -> Key:
+    """Return the key of a version's manifest."""
+    return Key(f"{version(model, name)}/{MANIFEST_FILE}")
+
+
+def tombstone(model: ModelName, name: VersionName) -> Key:
+    """Return the key of the mark that stays when a version's payload has been deleted."""
+    return Key(f"{version(model, name)}/{TOMBSTONE_FILE}")
+
+
+def payload(model: ModelName, name: VersionName, path: str) -> Key:
+    """Return the key of a payload file. ``path`` has passed :func:`path_problem`."""
+    return Key(f"{version(model, name)}/{path}")
+
+
+def staging(model: ModelName, nonce: str) -> Key:
+    """Return the folder in which a version is staged before it is renamed into place."""
+    return Key(f"{versions(model)}/{STAGING_PREFIX}{nonce}")
+
+
+def checks(model: ModelName, manifest_digest: Digest) -> Key:
+    """Return the folder of the hook reports about one manifest."""
+    return Key(f"{MODELS}/{model}/checks/{manifest_digest}")
+
+
+def report(model: ModelName, manifest_digest: Digest, unix_ms: int, nonce: str) -> Key:
+    """Return the key of one hook report."""
+    return Key(f"{checks(model, manifest_digest)}/{unix_ms:013d}-{nonce}.json")
+
+
+def change(unix_ms: int, nonce: str) -> Key:
+    """Return the key of a wake-up hint."""
+    return Key(f"{CHANGES}/{unix_ms:013d}-{nonce}")
+
+
+def is_change(file_name: str) -> bool:
+    """Say whether a file name in ``changes/`` is that of a hint."""
+    return _HINT.fullmatch(file_name) is not None
+
+
+def replica_status(replica: str) -> Key:
+    """Return the key of a daemon's status. Raises InvalidName."""
+    return Key(f"{REPLICAS}/{replica_name(replica)}.json")
+
+
+def path_problem(path: object) -> str | None:
+    """Return why ``path`` may not name a file inside a version, or ``None`` when it may.
+
+    Paths are relative, '/'-separated, and hold no empty, '.' or '..' segment, no backslash, no control
+    character, within the limits of length and depth.
+    """
+    if not isinstance(path, str) or not path:
+        return "must be non-empty text"
+    try:
+        size_bytes = len(path.encode())
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    if size_bytes > LIMITS.path_bytes:
+        return f"is {size_bytes} bytes long; the limit is {LIMITS.path_bytes}"
+    segments = path.split("/")
+    if len(segments) > LIMITS.path_depth:
+        return f"is {len(segments)} segments deep; the limit is {LIMITS.path_depth}"
+    if any(segment in ("", ".", "..") for segment in segments):
+        return "must be relative, without empty, '.' or '..' segments"
+    if "\\" in path or ":" in segments[0]:
+        return "must not hold a backslash or a drive or scheme"
+    if any(ord(char) < 32 or ord(char) == 127 for char in path):
+        return "must not hold control characters"
+    if path in NOT_PAYLOAD:
+        return "is a name that the registry keeps for itself"
+    return None

@@ -1,0 +1,102 @@
+"""The storage interface: the few operations that a registry needs, and what a filesystem declares of them.
+
+Keys are relative to the registry's root. Every method may raise StorageDenied, StorageFull, StorageUnavailable or
+StorageError; absence is a return value. Source of the required operations: ``registry_layout.md`` §3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+FileKind = Literal["file", "folder", "link", "special"]
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes moved since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a filesystem can do. A store refuses at once what it does not declare."""
+
+    exclusive_create: bool
+    """:meth:`Store.create` lets exactly one of several concurrent writers win, and never shows part of the content."""
+    rename_folder: bool
+    """:meth:`Store.rename_folder` moves a tree in one step, and never over one that holds something."""
+    durable: bool
+    """A call that has returned survives a loss of power."""
+    native_events: bool
+    """The operating system tells of changes (inotify), as an accelerator of polling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file or folder, without following links."""
+
+    name: str
+    """The last segment from :meth:`Store.list`; the path below the prefix from :meth:`Store.walk`."""
+    kind: FileKind
+    size: int
+    """In bytes; 0 for a folder."""
+    token: str
+    """Changes when the content does, as far as the filesystem can tell (modification time, ETag). Never proof."""
+    modified_unix_s: float
+    executable: bool = False
+
+
+class Store(Protocol):
+    """A registry's filesystem. Every method may be called from any thread."""
+
+    url: str
+    store_class: str
+    capabilities: Capabilities
+
+    def read(self, key: str, *, limit_bytes: int) -> bytes | None:
+        """Return a file's content, or ``None`` when it is absent. Raises StoredDataError beyond ``limit_bytes``. Idempotent."""
+
+    def open(self, key: str) -> BinaryIO | None:
+        """Open a regular file for reading from its start, or return ``None`` when it is absent. Never follows a link."""
+
+    def stat(self, key: str) -> Entry | None:
+        """Return a file's or folder's entry, or ``None`` when it is absent. One request. Idempotent."""
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+        """Yield a folder's direct children whose names sort after ``after``, in order of their names. Absent: nothing."""
+
+    def walk(self, prefix: str) -> Iterator[Entry]:
+        """Yield everything below a folder but folders themselves, in no particular order, without following links."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Create a file with this content, exclusively and durably; return ``False`` when the name is taken.
+
+        Guarantees: of concurrent callers at most one gets ``True``; no reader ever sees part of the content. Not
+        idempotent: after an error, read back and compare. ``data`` is never empty.
+        """
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write a file, over an older one if there is one. Readers see the old content or the new. Idempotent."""
+
+    def upload(
+        self,
+        source: str | os.PathLike[str],
+        key: str,
+        *,
+        executable: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        """Copy a local regular file to ``key``, which nobody else writes; return the SHA-256 of what was copied. Idempotent."""
+
+    def rename_folder(self, source: str, target: str) -> bool:
+        """Move a folder in one durable step; return ``False`` when ``target`` holds something. Needs the capability."""
+
+    def delete(self, key: str) -> None:
+        """Delete a file; absent is fine. Idempotent."""
+
+    def delete_folder(self, prefix: str) -> None:
+        """Delete everything below a folder, and the folder; absent is fine. Not atomic. Idempotent."""
+
+    def local_path(self, key: str) -> Path | None:
+        """Return where the key lies on this host's own filesystem, or ``None`` when it does not."""

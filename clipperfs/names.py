@@ -15,9 +15,7 @@ AliasName = NewType("AliasName", str)
 MAX_NAME_CHARS = 63
 
 _GRAMMAR = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
-_DEVICES = frozenset(
-    ["con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))]
-)
+_DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))])
 
 
 def name_problem(name: object) -> str | None:
@@ -45,9 +43,7 @@ def _checked(name: object, noun: str) -> str:
     problem = name_problem(name)
     if problem is not None:
         shown = ascii(name) if len(ascii(name)) <= 80 else ascii(name)[:77] + "..."
-        raise InvalidName(
-            f"{noun} name {shown} {problem}", hint="for example: digits, fraud-eu, 1.0.3", name=shown
-        )
+        raise InvalidName(f"{noun} name {shown} {problem}", hint="for example: digits, fraud-eu, 1.0.3", name=shown)
     assert isinstance(name, str)
     return name
 

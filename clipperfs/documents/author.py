@@ -104,9 +104,7 @@ def hook_in_short(item: Any) -> Any:
 def parse_author_file(data: bytes) -> AuthorFile:
     """Parse ``model.yaml``. Raises InvalidDocument, which names the field and the line where it can."""
     if len(data) > LIMITS.author_bytes:
-        raise InvalidDocument(
-            f"model.yaml: {len(data)} bytes are more than the limit of {LIMITS.author_bytes}"
-        )
+        raise InvalidDocument(f"model.yaml: {len(data)} bytes are more than the limit of {LIMITS.author_bytes}")
     try:
         tree = yaml.load(data, Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader that also refuses duplicate keys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -118,9 +116,7 @@ def parse_author_file(data: bytes) -> AuthorFile:
     try:
         return AuthorFile.model_validate(tree)
     except ValidationError as error:
-        raise InvalidDocument(
-            f"model.yaml: {validation_summary(error)}", hint="see docs/model_yaml.md"
-        ) from error
+        raise InvalidDocument(f"model.yaml: {validation_summary(error)}", hint="see docs/model_yaml.md") from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

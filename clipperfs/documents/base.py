@@ -48,9 +48,7 @@ def parse_json(data: bytes, *, limit_bytes: int) -> Any:
     if len(data) > limit_bytes:
         raise InvalidDocument(f"{len(data)} bytes are more than the limit of {limit_bytes}")
     try:
-        tree = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
-        )
+        tree = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
         json.dumps(tree, ensure_ascii=False, allow_nan=False).encode()  # lone surrogates and 1e999 fail here
     except (ValueError, RecursionError) as error:
         raise InvalidDocument(f"not valid JSON: {str(error)[:200]}") from error

@@ -8,7 +8,7 @@ from typing import Literal, NewType
 
 from clipperfs.digest import Digest
 from clipperfs.limits import LIMITS
-from clipperfs.names import AppName, ModelName, VersionName, app_name, model_name, replica_name
+from clipperfs.names import ModelName, VersionName, app_name, model_name, replica_name
 
 Key = NewType("Key", str)
 """A path inside the registry, relative to its root, with '/' between segments."""
@@ -27,7 +27,8 @@ STAGING_PREFIX = ".staging-"
 CLAIM_PREFIX = ".claim-"
 
 NOT_PAYLOAD = frozenset([MANIFEST_FILE, TOMBSTONE_FILE, *MARKER_FILES])
-"""Files at the top of a version that a manifest never lists."""
+"""Names at the top of a version that a manifest never lists; nor does it list one that begins with a prefix above,
+because another writer's claim may lie there for a moment."""
 
 SLOT_DIGITS = 20
 _SLOT = re.compile(r"(\d{20})\.json", re.ASCII)
@@ -69,15 +70,15 @@ def log(subject: Subject) -> Key:
 
 def slot(subject: Subject, seq: int) -> Key:
     """Return the key of record ``seq`` (1 and up)."""
-    if not 1 <= seq < 10**SLOT_DIGITS:
-        raise ValueError(f"a sequence number lies between 1 and {10**SLOT_DIGITS - 1}, not {seq}")
+    if not 1 <= seq <= LIMITS.seq:
+        raise ValueError(f"a sequence number lies between 1 and {LIMITS.seq}, not {seq}")
     return Key(f"{log(subject)}/{seq:0{SLOT_DIGITS}d}.json")
 
 
 def slot_seq(file_name: str) -> int | None:
     """Return the sequence number that a file name in a log spells, or ``None`` for any other file."""
     match = _SLOT.fullmatch(file_name)
-    return int(match[1]) or None if match else None
+    return int(match[1]) if match and 1 <= int(match[1]) <= LIMITS.seq else None
 
 
 def active_copy(subject: Subject) -> Key:
@@ -163,6 +164,6 @@ def path_problem(path: object) -> str | None:
         return "must not hold a backslash or a drive or scheme"
     if any(ord(char) < 32 or ord(char) == 127 for char in path):
         return "must not hold control characters"
-    if path in NOT_PAYLOAD:
+    if segments[0] in NOT_PAYLOAD or segments[0].startswith((STAGING_PREFIX, CLAIM_PREFIX)):
         return "is a name that the registry keeps for itself"
     return None

@@ -22,6 +22,8 @@ class Limits:
     file_bytes: int = 1 << 42
     reason_chars: int = 1000
     document_depth: int = 64
+    seq: int = (1 << 53) - 1
+    """The largest integer that every JSON reader keeps exactly."""
 
 
 LIMITS = Limits()

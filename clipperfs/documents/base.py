@@ -34,11 +34,13 @@ def parse_document(kind: type[DocumentT], data: bytes, *, limit_bytes: int) -> D
 
     Raises:
         InvalidDocument: more than ``limit_bytes``, not UTF-8, not JSON, a duplicate key, NaN or Infinity, nested too
-            deep, or a field that does not fit the schema.
+            deep, without its ``schema``, or with a field that does not fit it (``"5"`` is not a number here).
     """
     tree = parse_json(data, limit_bytes=limit_bytes)
+    if isinstance(tree, dict) and "schema_" in kind.model_fields and "schema" not in tree:
+        raise InvalidDocument(f"not a valid {kind.__name__}: schema: Field required")
     try:
-        return kind.model_validate(tree)
+        return kind.model_validate(tree, strict=True)
     except ValidationError as error:
         raise InvalidDocument(f"not a valid {kind.__name__}: {validation_summary(error)}") from error
 

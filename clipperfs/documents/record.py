@@ -85,7 +85,7 @@ class Policy(Document):
     """Replica processes of the active version on each host; 0 keeps it off."""
     cache: Literal["on", "off"] = "on"
     allow_code: bool = False
-    """Whether formats that execute code (pickle, joblib, cloudpickle, a version's own wrapper or command) may be loaded."""
+    """Whether formats that execute code (pickle, joblib, cloudpickle, a version's own code) may be loaded."""
     keep_previous_s: float = Field(default=60.0, ge=0, le=86_400)
     """How long the previous version stays warm after a switch."""
     hooks: list[HookSettings] = []
@@ -145,7 +145,7 @@ class Record(Document):
 
     schema_: Literal["clipperfs.record.v1"] = Field(default="clipperfs.record.v1", alias="schema")
     registry_id: str
-    seq: int = Field(ge=1)
+    seq: int = Field(ge=1, le=LIMITS.seq)
     prev: str
     """SHA-256 of the bytes of record ``seq - 1``; 64 zeros for the first."""
     nonce: str = Field(min_length=16, max_length=64)
@@ -181,5 +181,5 @@ class AppRecord(Record):
 def checked_name(value: str) -> str:
     """Return ``value`` if it follows the grammar of names; raise ValueError otherwise."""
     if (problem := name_problem(value)) is not None:
-        raise ValueError(f"name {ascii(value)} {problem}")
+        raise ValueError(f"name {value!a} {problem}")
     return value

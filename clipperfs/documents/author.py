@@ -54,12 +54,12 @@ class VersionSettings(Document):
     description: str | None = None
     labels: dict[str, str] = {}
 
-    @field_validator("wrapper", mode="before")
+    @field_validator("wrapper", mode="before", json_schema_input_type=WrapperSettings | str | None)
     @classmethod
     def _wrapper_by_name(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
 
-    @field_validator("hooks", mode="before")
+    @field_validator("hooks", mode="before", json_schema_input_type=list[HookSettings | str | dict[str, Any]] | None)
     @classmethod
     def _hooks_in_short(cls, value: Any) -> Any:
         return [hook_in_short(item) for item in value] if isinstance(value, list) else value

@@ -99,7 +99,7 @@ class Policy(Document):
     grace_s: float = Field(default=86_400.0, ge=0)
     """How long after a delete the payload stays restorable."""
 
-    @field_validator("hooks", mode="before")
+    @field_validator("hooks", mode="before", json_schema_input_type=list[HookSettings | str | dict[str, Any]])
     @classmethod
     def _hooks_in_short(cls, value: Any) -> Any:
         return [hook_in_short(item) for item in value] if isinstance(value, list) else value

@@ -255,7 +255,7 @@ class Ledger(Generic[RecordT]):
         return low
 
     def _is_taken(self, seq: int) -> bool:
-        return seq < 10**layout.SLOT_DIGITS and self.store.stat(layout.slot(self.subject, seq)) is not None
+        return seq <= LIMITS.seq and self.store.stat(layout.slot(self.subject, seq)) is not None
 
     def _hinted_seq(self) -> int:
         """Return the number that ``active.json`` names; 0 when it is absent or nonsense. It may be stale or forged."""
@@ -265,7 +265,7 @@ class Ledger(Generic[RecordT]):
         except (StoredDataError, InvalidDocument):
             return 0
         seq = tree.get("seq") if isinstance(tree, dict) else None
-        return seq if isinstance(seq, int) and not isinstance(seq, bool) and 0 < seq < 10**layout.SLOT_DIGITS else 0
+        return seq if isinstance(seq, int) and not isinstance(seq, bool) and 0 < seq <= LIMITS.seq else 0
 
     def _check_link(self, head: Head[RecordT]) -> None:
         if head.seq == 1:

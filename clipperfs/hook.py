@@ -27,13 +27,19 @@ class Subject:
     """The version's files: a private, verified copy. Changing it is noticed, and refuses the candidate."""
     predictor: Predictor
 
+    def load(self) -> None:
+        """Start the wrapper in its own process and load the version, unless that has been done. Raises LoadFailed."""
+        self.predictor.load()
+
     def predict(self, inputs: Sequence[Any]) -> list[Any]:
         """Run the wrapper in its own process on ``inputs`` (as JSON would give them); return one output for each.
 
-        The process is started on first use and shared by the hooks of one run.
+        The process is started on first use and shared by the hooks of one run. The time it takes to load does not
+        count against the hook's limit: the policy's ``load_timeout_s`` holds for it.
 
         Raises:
             LoadFailed: the wrapper does not load.
+            InvalidInput: an input does not fit the version's input type.
             PredictFailed: it raised, or returned the wrong number or type of outputs.
             ReplicaLost: its process died.
         """
@@ -49,8 +55,9 @@ class Subject:
 
 
 class Predictor(Protocol):
-    """Runs a version's wrapper; starts its process lazily."""
+    """Runs a version's wrapper; starts its process lazily. Not for several threads at once."""
 
+    def load(self) -> None: ...
     def predict(self, inputs: Sequence[Any]) -> list[Any]: ...
     def predict_timed(self, inputs: Sequence[Any]) -> tuple[list[Any], float]: ...
     def sample(self) -> list[Any] | None: ...
@@ -69,6 +76,8 @@ class HookContext:
     """Whether the model's policy lets the version run code of its own."""
     from_policy: bool
     """Whether the model's policy names this hook (then paths are the operator's), or only the version itself."""
+    registry_url: str = ""
+    """Where the registry is, for the text of messages and for commands."""
 
 
 @runtime_checkable

@@ -1,0 +1,162 @@
+"""The control channel between the controller and a frontend: framing, kinds of message, and the loop's end of it.
+
+The channel is a ``socketpair``; the frontend inherits one end as a file descriptor. A frame is a length (4 bytes,
+big-endian) and a msgpack map whose key ``t`` is the kind. Every kind with its fields:
+
+    controller → frontend
+        table     a complete RoutingTable (``routing.RoutingTable.to_plain``), never a delta
+        drain     stop accepting, finish what is in flight, then exit 0
+        metrics   id                                asks for the counters
+        text      id, status, ctype, body           the answer to an ``ask``
+    frontend → controller
+        ready     pid, port                         once, when it listens
+        applied   epoch, released                   after each table, and again whenever removed versions are released
+        metrics   id, data                          ``counters.Counters.snapshot``
+        ask       id, what                          a client asked the query port for ``metrics`` or ``status``
+        hang      replica, batch_s                  a batch is out for longer than the version's predict_timeout_s
+        lost      replica                           a replica of the table can no longer be reached over the wire
+
+The end of the stream means that the other side is gone: a frontend then exits at once.
+
+The controller starts a frontend as ``python -P -m clipperfs.serverd.frontend --control-fd N --parent-pid PID --index I
+--runtime DIR --host 127.0.0.1 --port P`` (with ``pass_fds``); it binds ``frontend_endpoint(DIR, I)``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import msgpack
+
+TABLE: Final = "table"
+DRAIN: Final = "drain"
+METRICS: Final = "metrics"
+TEXT: Final = "text"
+READY: Final = "ready"
+APPLIED: Final = "applied"
+ASK: Final = "ask"
+HANG: Final = "hang"
+LOST: Final = "lost"
+
+LENGTH_BYTES: Final = 4
+MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
+
+Message: TypeAlias = dict[str, Any]
+
+
+def frontend_endpoint(runtime_dir: str, index: int) -> str:
+    """Return the ZeroMQ endpoint that frontend ``index`` binds and replicas connect to."""
+    return f"ipc://{runtime_dir}/f{index}.ipc"
+
+
+def controller_endpoint(runtime_dir: str) -> str:
+    """Return the ZeroMQ endpoint that the controller binds and replicas connect to."""
+    return f"ipc://{runtime_dir}/c.ipc"
+
+
+class ControlError(Exception):
+    """The other side broke the framing; the channel cannot be read any further."""
+
+
+def pack_message(kind: str, **fields: Any) -> bytes:
+    """Return one frame."""
+    packed: bytes = msgpack.packb({"t": kind, **fields})
+    if len(packed) > MAX_FRAME_BYTES:
+        raise ControlError(f"a {kind} message of {len(packed)} bytes is larger than {MAX_FRAME_BYTES}")
+    return len(packed).to_bytes(LENGTH_BYTES, "big") + packed
+
+
+class FrameReader:
+    """Cuts a stream of bytes into messages. No I/O."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Return the messages that are complete now, in order.
+
+        Raises:
+            ControlError: a frame is too large, is not msgpack, or is not a map with a kind.
+        """
+        buffer = self._buffer
+        buffer += data
+        messages = []
+        start = 0
+        while len(buffer) - start >= LENGTH_BYTES:
+            size = int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
+            if size > MAX_FRAME_BYTES:
+                raise ControlError(f"a control frame of {size} bytes is larger than {MAX_FRAME_BYTES}")
+            end = start + LENGTH_BYTES + size
+            if len(buffer) < end:
+                break
+            messages.append(_unpack(bytes(buffer[start + LENGTH_BYTES : end])))
+            start = end
+        del buffer[:start]
+        return messages
+
+
+def _unpack(frame: bytes) -> Message:
+    try:
+        message = msgpack.unpackb(frame, max_ext_len=0)
+    except (ValueError, msgpack.exceptions.UnpackException, msgpack.exceptions.ExtraData) as error:
+        raise ControlError(f"a control frame is not msgpack: {error}") from error
+    if not isinstance(message, dict) or not isinstance(message.get("t"), str):
+        raise ControlError("a control frame must be a map with a kind")
+    return message
+
+
+class ControlChannel(asyncio.Protocol):
+    """One end of the channel on an event loop; the same class on both sides.
+
+    Guarantees: ``on_message`` is called with each message in order, on the loop; ``on_end`` once, when the other side
+    is gone, has broken the framing, or ``close`` was called. Sending after the end does nothing.
+    """
+
+    def __init__(self, on_message: Callable[[Message], None], on_end: Callable[[], None]) -> None:
+        self._on_message = on_message
+        self._on_end = on_end
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            messages = self._reader.feed(data)
+        except ControlError:
+            self.close()
+            return
+        for message in messages:
+            self._on_message(message)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._on_end()
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send a message. Nothing happens when the other side is gone: ``on_end`` tells."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(pack_message(kind, **fields))
+
+    def close(self) -> None:
+        """Close the channel."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def open_channel(
+    end: socket.socket, on_message: Callable[[Message], None], on_end: Callable[[], None]
+) -> ControlChannel:
+    """Put one end of the socketpair on the running loop. The channel owns the socket from then on."""
+    end.setblocking(False)
+    _, channel = await asyncio.get_running_loop().create_connection(
+        lambda: ControlChannel(on_message, on_end), sock=end
+    )
+    return channel

@@ -1,0 +1,132 @@
+"""Plain integer counters of one frontend; the controller adds up the snapshots of all and renders them.
+
+The request path does ``counter.field += 1`` on slots and lists of integers, nothing else.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any, Final
+
+LATENCY_BOUNDS_S: Final = (
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds of the latency buckets; one more bucket counts what is above the last."""
+
+BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Upper bounds of the batch-size buckets; one more bucket counts what is above the last."""
+
+REASONS: Final = ("no_model", "unavailable", "not_loaded", "input_type", "overload", "failed", "lost", "slo")
+"""Why a default output was given: the labels of ``AppCounter.defaults``."""
+
+
+class AppCounter:
+    """What happened to one application's queries. ``latency`` counts answers by the time since the request came."""
+
+    __slots__ = ("bad_requests", "defaults", "latency", "latency_us", "queries")
+
+    def __init__(self) -> None:
+        self.queries = 0
+        self.bad_requests = 0
+        self.defaults = dict.fromkeys(REASONS, 0)
+        self.latency = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self.latency_us = 0
+
+    def observe(self, latency_s: float) -> None:
+        """Count an answer."""
+        self.latency[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
+        self.latency_us += int(latency_s * 1e6)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the counts as plain data."""
+        return {
+            "queries": self.queries,
+            "bad_requests": self.bad_requests,
+            "defaults": {reason: count for reason, count in self.defaults.items() if count},
+            "latency": list(self.latency),
+            "latency_us": self.latency_us,
+        }
+
+
+class VersionCounter:
+    """What happened to one version's batches.
+
+    ``predict_us`` is the sum of what the replicas report; ``latency`` counts batches by the time from sending them to
+    their outputs. ``late`` counts queries whose output came after their deadline.
+    """
+
+    __slots__ = (
+        "batch_sizes", "batches", "cache_hits", "cache_misses", "failed_batches", "late", "latency", "latency_us",
+        "predict_us", "queries", "retries",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.queries = 0
+        self.batches = 0
+        self.failed_batches = 0
+        self.predict_us = 0
+        self.latency = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self.latency_us = 0
+        self.batch_sizes = [0] * (len(BATCH_BOUNDS) + 1)
+        self.cache_hits = 0
+        self.cache_misses = 0
+        self.retries = 0
+        self.late = 0
+
+    def observe(self, size: int, latency_s: float, predict_us: int) -> None:
+        """Count a batch that came back."""
+        self.batches += 1
+        self.predict_us += predict_us
+        self.latency[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
+        self.latency_us += int(latency_s * 1e6)
+        self.batch_sizes[bisect_left(BATCH_BOUNDS, size)] += 1
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the counts as plain data."""
+        return {
+            "queries": self.queries,
+            "batches": self.batches,
+            "failed_batches": self.failed_batches,
+            "predict_us": self.predict_us,
+            "latency": list(self.latency),
+            "latency_us": self.latency_us,
+            "batch_sizes": list(self.batch_sizes),
+            "cache_hits": self.cache_hits,
+            "cache_misses": self.cache_misses,
+            "retries": self.retries,
+            "late": self.late,
+        }
+
+
+class Counters:
+    """All counters of a frontend. They live as long as it does: a version that comes back goes on counting."""
+
+    def __init__(self) -> None:
+        self.apps: dict[str, AppCounter] = {}
+        self.versions: dict[tuple[str, str], VersionCounter] = {}
+        self.dropped_messages = 0
+        """Messages of replicas that were passed over: malformed, of unknown batches, or from identities not routed."""
+
+    def app(self, name: str) -> AppCounter:
+        """Return the counter of an application, made when it is first asked for."""
+        return self.apps.setdefault(name, AppCounter())
+
+    def version(self, model: str, version: str) -> VersionCounter:
+        """Return the counter of a version, made when it is first asked for."""
+        return self.versions.setdefault((model, version), VersionCounter())
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything as plain data for the control channel.
+
+        Shapes: ``{"apps": {app: {…}}, "versions": [{"model": …, "version": …, …}], "dropped_messages": n}``. The
+        frontend adds ``http`` (connections, connections_total, requests, refused: {status: n}), ``cache`` (hits,
+        misses, evictions, entries, bytes) and ``queues`` ([{model, version, queued, in_flight, batch_limit}]).
+        """
+        return {
+            "apps": {name: counter.snapshot() for name, counter in self.apps.items()},
+            "versions": [
+                {"model": model, "version": version, **counter.snapshot()}
+                for (model, version), counter in self.versions.items()
+            ],
+            "dropped_messages": self.dropped_messages,
+        }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from clipperfs.documents.base import Document, validation_summary
+from clipperfs.documents.base import Document, parse_json, validation_summary
 from clipperfs.errors import InvalidDocument
 from clipperfs.layout import path_problem
 from clipperfs.limits import LIMITS
@@ -113,6 +114,13 @@ def parse_author_file(data: bytes) -> AuthorFile:
         tree = {}
     if not isinstance(tree, dict):
         raise InvalidDocument("model.yaml: must be a mapping, such as 'wrapper: sklearn'")
+    try:
+        tree = parse_json(json.dumps(tree, allow_nan=False).encode(), limit_bytes=8 * LIMITS.author_bytes)
+    except (TypeError, ValueError, RecursionError, InvalidDocument) as error:
+        raise InvalidDocument(
+            f"model.yaml: holds a value that a manifest cannot keep: {str(error)[:200]}",
+            hint="put dates in quotes, and leave out .nan, .inf, !!binary and !!set",
+        ) from error
     try:
         return AuthorFile.model_validate(tree)
     except ValidationError as error:

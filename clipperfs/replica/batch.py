@@ -1,0 +1,76 @@
+"""The replica's end of PREDICT: from the bytes of a body to the batch that a wrapper is given. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from clipperfs.wire import ELEMENT_BYTES, INPUT_TYPES, WireError
+from clipperfs.wrapper import DTYPES, BytesAs, Inputs
+
+_UINT8 = np.dtype("u1")
+
+
+def unpack_batch(code: int, count: int, lengths: int | list[int], body: Any, bytes_as: BytesAs = "int8") -> Inputs:
+    """Return the batch that a PREDICT describes, as views of ``body`` where that is possible.
+
+    Args:
+        code: the input type's position in ``INPUT_TYPES``.
+        count: number of inputs, at least 1.
+        lengths: elements (bytes for strings) of every input, or of each.
+        body: the inputs one after the other: ``bytes`` or a memoryview.
+        bytes_as: how the wrapper wants inputs of type ``bytes``.
+
+    Returns:
+        One read-only array of shape (count, length) for numeric inputs of one length; a list of read-only 1-D arrays
+        for mixed lengths; a list of ``str`` or of ``bytes`` otherwise.
+
+    Raises:
+        WireError: the numbers contradict each other or the body.
+    """
+    input_type = _input_type(code)
+    if type(count) is not int or count < 1:
+        raise WireError(f"a batch of {count!r} inputs")
+    if isinstance(lengths, list):
+        if len(lengths) != count or not all(type(length) is int and length >= 0 for length in lengths):
+            raise WireError("the lengths do not fit the number of inputs")
+        total = sum(lengths)
+    elif type(lengths) is int and lengths >= 0:
+        total = lengths * count
+    else:
+        raise WireError(f"a length of {lengths!r}")
+    if total * ELEMENT_BYTES[input_type] != len(body):
+        raise WireError(f"{total} {input_type} in a body of {len(body)} bytes")
+    if input_type == "strings":
+        return [_text(part) for part in _cut(body, count, lengths)]
+    if input_type == "bytes" and bytes_as == "raw":
+        return [bytes(part) for part in _cut(body, count, lengths)]
+    dtype = _UINT8 if input_type == "bytes" and bytes_as == "uint8" else DTYPES[input_type]
+    array: np.ndarray[Any, Any] = np.frombuffer(body, dtype)
+    if not array.flags.aligned:
+        array = array.copy()
+    array.flags.writeable = False
+    return _cut(array, count, lengths) if isinstance(lengths, list) else array.reshape(count, lengths)
+
+
+def _input_type(code: Any) -> str:
+    if type(code) is not int or not 0 <= code < len(INPUT_TYPES):
+        raise WireError(f"no input type has the code {code!r}")
+    return INPUT_TYPES[code]
+
+
+def _cut(body: Any, count: int, lengths: int | list[int]) -> list[Any]:
+    parts = []
+    at = 0
+    for length in [lengths] * count if isinstance(lengths, int) else lengths:
+        parts.append(body[at : at + length])
+        at += length
+    return parts
+
+
+def _text(part: Any) -> str:
+    try:
+        return str(part, "utf-8")
+    except UnicodeDecodeError as error:
+        raise WireError(f"a string is not UTF-8: {error}") from error

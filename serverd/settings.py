@@ -1,0 +1,60 @@
+"""What a daemon process is told when it starts: JSON on its standard input, checked strictly."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clipperfs.errors import InvalidSetting
+
+MAX_FRONTENDS = 256
+
+
+class DaemonSettings(BaseModel):
+    """One daemon's settings. Units: seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    registry: str
+    state_dir: Path
+    cache_dir: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=1337, ge=0, le=65535)
+    admin_port: int | None = Field(default=1338, ge=0, le=65535)
+    """Loopback port of the read-only admin pages; ``None``: none."""
+    frontends: int = Field(default=1, ge=0, le=MAX_FRONTENDS)
+    """0: one for each processor but one."""
+    models: list[str] | None = None
+    """Models to serve; ``None``: all."""
+    watch: bool = True
+    poll_s: float = Field(default=2.0, ge=0.01, le=3600)
+    sweep_s: float = Field(default=180.0, ge=0.05, le=86_400)
+    """How often every ledger is looked at, whatever the hints say."""
+    status_s: float = Field(default=30.0, ge=0.05, le=3600)
+    """How often the daemon's status is written into the registry; it expires after three times as long."""
+    drain_s: float = Field(default=30.0, ge=0, le=3600)
+    name: str | None = None
+    """The daemon's name in the registry; ``None``: made of the host's name and the state folder."""
+    actor: str | None = None
+    """Who adopts and activates, as records will say; ``None``: ``serverd@<host>``."""
+    ready_fd: int | None = None
+    """Where the starter reads JSON lines: progress, then ready or failed."""
+    lifeline_fd: int | None = None
+    """When this reaches its end the starter is gone and the daemon drains; ``None``: it lives on."""
+
+    @property
+    def frontend_count(self) -> int:
+        """Return how many frontends to start."""
+        return self.frontends or max(1, (os.cpu_count() or 1) - 1)
+
+
+def parse_settings(data: bytes) -> DaemonSettings:
+    """Parse what the starter wrote. Raises InvalidSetting, which names the field."""
+    try:
+        return DaemonSettings.model_validate_json(data)
+    except ValidationError as error:
+        finding = error.errors()[0]
+        name = ".".join(str(part) for part in finding["loc"]) or "settings"
+        raise InvalidSetting(f"{name}: {finding['msg']}", hint="see docs/operations.md", setting=name) from error

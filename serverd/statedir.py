@@ -1,0 +1,156 @@
+"""A daemon's own folders: the lock that makes it the only one, the files it restarts from, and the folder of its sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+from clipperfs import daemon_files
+from clipperfs.daemon_files import DaemonDocument
+from clipperfs.errors import DaemonAlreadyRunning, StorageDenied, StorageError, StorageFull
+
+LOCK_ATTEMPTS_S = 0.3
+"""Somebody who asks whether a daemon runs holds the lock for an instant."""
+
+
+class StateDir:
+    """The state folder of one daemon, held by a lock for as long as the process lives."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log_path = path / daemon_files.LOG_FILE
+        self.replica_logs = path / "logs"
+        self._lock: int | None = None
+
+    def acquire(self) -> None:
+        """Create the folder if need be and take its lock.
+
+        Raises:
+            DaemonAlreadyRunning: another process holds it; names its pid and port where they are known.
+            StorageError: the folder cannot be made or used.
+        """
+        with _told_plainly("use", self.path):
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.replica_logs.mkdir(exist_ok=True, mode=0o700)
+            lock = os.open(self.path / daemon_files.LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give_up_s = time.monotonic() + LOCK_ATTEMPTS_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= give_up_s:
+                    os.close(lock)
+                    raise self._already_running() from None
+                time.sleep(0.02)
+        self._lock = lock
+        with contextlib.suppress(OSError):
+            (self.path / daemon_files.DAEMON_FILE).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let go of the lock. The end of the process does so too."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self.path / daemon_files.DAEMON_FILE).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def write_daemon(self, document: DaemonDocument) -> None:
+        """Write ``daemon.json``. Raises StorageError."""
+        self.write(daemon_files.DAEMON_FILE, document.to_bytes())
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content, or ``None`` when it is absent. Raises StorageError."""
+        with _told_plainly("read", self.path / name):
+            try:
+                return (self.path / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file durably in one step: readers, and a restart after a crash, see the old content or the new.
+
+        Raises StorageError, StorageFull, StorageDenied.
+        """
+        target = self.path / name
+        partial = self.path / f".{name}.new"
+        with _told_plainly("write", target):
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, target)
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def read_heads(self) -> dict[str, tuple[int, str]]:
+        """Return the remembered head (number, digest) of each ledger. A file that cannot be read counts as none."""
+        data = self.read(daemon_files.HEADS_FILE)
+        try:
+            tree: Any = json.loads(data) if data else {}
+            return {str(name): (int(seq), str(digest)) for name, (seq, digest) in tree.items()}
+        except (ValueError, TypeError, AttributeError):
+            return {}
+
+    def write_heads(self, heads: dict[str, tuple[int, str]]) -> None:
+        """Remember the head of each ledger. Raises StorageError."""
+        self.write(daemon_files.HEADS_FILE, (json.dumps(heads, sort_keys=True) + "\n").encode())
+
+    def _already_running(self) -> DaemonAlreadyRunning:
+        other = daemon_files.read_daemon(self.path)
+        who = f"pid {other.pid}, port {other.port}" if other else "it is just starting or stopping"
+        fields = {"pid": other.pid, "port": other.port} if other else {}
+        return DaemonAlreadyRunning(
+            f"a daemon already runs with {self.path} ({who})",
+            hint="'clipperfs status' shows it; 'clipperfs stop' ends it; --state-dir gives another one its own folder",
+            state_dir=str(self.path),
+            **fields,
+        )
+
+
+def make_runtime_dir(path: Path) -> None:
+    """Make the folder for sockets anew: empty, ours, closed to everybody else. Call it with the state folder's lock held.
+
+    Raises:
+        StorageDenied: the name is taken by somebody else's folder or by a link.
+        StorageError: it cannot be made.
+    """
+    with _told_plainly("make", path):
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            found = None
+        if found is not None:
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise StorageDenied(
+                    f"{path} is not a folder of ours", hint="remove it, or set XDG_RUNTIME_DIR to a folder of your own"
+                )
+            shutil.rmtree(path)
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)
+
+
+@contextlib.contextmanager
+def _told_plainly(verb: str, path: Path) -> Any:
+    try:
+        yield
+    except OSError as error:
+        kind = StorageError
+        if isinstance(error, PermissionError):
+            kind = StorageDenied
+        elif error.errno in (28, 122):  # ENOSPC, EDQUOT
+            kind = StorageFull
+        raise kind(
+            f"cannot {verb} {path}: {error.strerror or error}", hint="look at the folder's owner and room"
+        ) from error

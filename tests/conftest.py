@@ -26,7 +26,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the session its own home for state, caches and sockets; the user's own daemons and settings stay out of it."""
+    """Give the session a home of its own for state, caches and sockets, away from those of the user."""
     # Directly in /tmp: the path of a unix socket has at most 107 bytes.
     place = Path(tempfile.mkdtemp(prefix="cfs-", dir="/tmp"))
     _places.append(place)

@@ -1,0 +1,413 @@
+"""One client's HTTP connection: parsing, limits, the order of replies, back-pressure, closing."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import httptools
+
+from .exchange import BARE, LAST, OLD, Exchange
+
+if TYPE_CHECKING:
+    from .http import HttpServer
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,8})\r\n", re.IGNORECASE)
+HEADS_LEARNED: Final = 4
+"""How many different heads a connection remembers before it stops trying: a client that varies them gains nothing."""
+
+IDLE: Final = 0
+HEAD: Final = 1
+BODY: Final = 2
+REFUSED: Final = 3
+CLOSED: Final = 4
+"""What the connection is reading. REFUSED: whatever comes is thrown away until the client has read why; CLOSED: it is
+thrown away because no reply will follow those that are owed."""
+
+
+class RefusedError(Exception):
+    """Ends a parse from inside one of its callbacks; the reason is in the connection's ``refusal``."""
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client's connection.
+
+    Most clients send the same head with every request of a connection. Once httptools has accepted one, requests that
+    repeat it byte for byte but for the digits of Content-Length, and that arrive whole, are not parsed again.
+    """
+
+    __slots__ = (
+        "blocked",
+        "blocked_tick",
+        "body",
+        "body_bytes",
+        "can_repeat",
+        "expects",
+        "first",
+        "header_bytes",
+        "headers",
+        "heads_left",
+        "known_prefix",
+        "known_suffix",
+        "known_target",
+        "last_tick",
+        "limits",
+        "parser",
+        "phase",
+        "phase_tick",
+        "reading_paused",
+        "refusal",
+        "rest",
+        "server",
+        "target",
+        "transport",
+    )
+
+    def __init__(self, server: HttpServer) -> None:
+        self.server = server
+        self.limits = server.limits
+        self.parser: Any = httptools.HttpRequestParser(self)
+        self.transport: Any = None
+        self.first: Exchange | None = None
+        """The exchange whose reply leaves next."""
+        self.rest: deque[Exchange] = deque()
+        self.phase = IDLE
+        self.phase_tick = self.last_tick = server.tick
+        self.blocked = False
+        """The client does not read."""
+        self.blocked_tick = 0
+        self.reading_paused = False
+        self.target = b""
+        self.body: bytes | bytearray = b""
+        self.body_bytes = self.header_bytes = self.headers = 0
+        self.refusal: tuple[int, str] | None = None
+        self.known_prefix: bytes | None = None
+        """The head that may be repeated, up to the digits of Content-Length; ``known_suffix`` is what follows them."""
+        self.known_suffix = self.known_target = b""
+        self.heads_left = HEADS_LEARNED
+        self.can_repeat = self.expects = False
+
+    # -- the transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        server = self.server
+        self.transport = transport
+        server.connections_total += 1
+        server.connections.add(self)
+        if server.draining:
+            self._refuse(503, "the server is stopping")
+        elif len(server.connections) > self.limits.connections:
+            self._refuse(503, f"there are more than {self.limits.connections} connections")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        self.parser = None
+        self.phase = CLOSED
+        first, self.first = self.first, None
+        if first is not None:
+            first.leave()
+        while self.rest:
+            self.rest.popleft().leave()
+        self.server.forget(self)
+
+    def eof_received(self) -> bool:
+        """Keep the way back open while replies are owed to a client that has only closed its sending side."""
+        if self.phase != IDLE or self.first is None or self.first.stream_reply is not None:
+            return False
+        self.phase = CLOSED
+        (self.rest[-1] if self.rest else self.first).flags |= LAST
+        return True
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        self.blocked_tick = self.server.tick
+        self._pause_reading()
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        self._resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        server = self.server
+        self.last_tick = server.tick
+        if self.phase == IDLE:
+            prefix = self.known_prefix
+            if prefix is not None and data.startswith(prefix):
+                start = len(prefix)
+                stop = data.find(b"\r", start, start + 9)
+                digits = data[start:stop]
+                if stop > start and digits.isdigit() and data.startswith(self.known_suffix, stop):
+                    start = stop + len(self.known_suffix)
+                    if len(data) - start == int(digits) <= self.limits.body_bytes:
+                        exchange = Exchange(self, LAST if server.draining else 0)
+                        self._handle(exchange, b"POST", self.known_target, data[start:])
+                        return
+        elif self.phase >= REFUSED:
+            return
+        self._parse(data)
+
+    # -- reading
+
+    def _parse(self, data: bytes) -> None:
+        was_idle = self.phase == IDLE
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(400, "changing the protocol of the connection is not supported")
+        except httptools.HttpParserCallbackError:
+            status, cause = self.refusal or (400, "the request cannot be handled")
+            self._refuse(status, cause)
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"the request is not valid HTTP: {error}")
+        else:
+            if self.phase == HEAD:
+                self.header_bytes += len(data)
+                if self.header_bytes > 2 * self.limits.header_bytes:
+                    self._refuse(431, f"the head is larger than {self.limits.header_bytes} bytes")
+            elif was_idle and self.phase == IDLE and self.can_repeat and self.heads_left:
+                self._learn(data)
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head if these bytes are exactly one request with a length."""
+        end = data.find(b"\r\n\r\n") + 4
+        found = LENGTH_LINE.search(data, 0, end)
+        if found is not None and data.startswith(b"POST ") and len(data) - end == int(found[1]):
+            self.heads_left -= 1
+            self.known_target = self.target
+            self.known_prefix = data[: found.start(1)]
+            self.known_suffix = data[found.end(1) : end]
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.phase = HEAD
+        self.phase_tick = self.server.tick
+        self.target = self.body = b""
+        self.body_bytes = self.header_bytes = self.headers = 0
+        self.can_repeat = self.expects = False
+
+    def on_url(self, target: bytes) -> None:
+        """A piece of the request target has come."""
+        self.target = self.target + target if self.target else target
+        if len(self.target) > self.limits.header_bytes:
+            self._stop(431, f"the head is larger than {self.limits.header_bytes} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has come."""
+        limits = self.limits
+        size = len(name)
+        self.header_bytes += size + len(value) + 4
+        self.headers += 1
+        if self.header_bytes > limits.header_bytes or self.headers > limits.headers:
+            self._stop(431, f"the head is larger than {limits.header_bytes} bytes or has over {limits.headers} headers")
+        if size == 6 and name.lower() == b"expect":
+            if value.lower() != b"100-continue":
+                self._stop(417, "the only expectation that is met is 100-continue")
+            self.expects = True
+        elif size == 14 and name.lower() == b"content-length":
+            if len(value) > 15 or (value.isdigit() and int(value) > limits.body_bytes):
+                self._stop(413, f"the body is larger than {limits.body_bytes} bytes")
+        elif size == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
+            self._stop(415, "bodies with a Content-Encoding are not accepted")
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self.phase = BODY
+        self.phase_tick = self.server.tick
+        if self.parser.get_http_version() not in ("1.1", "1.0"):
+            self._stop(505, "the server speaks HTTP/1.1 and HTTP/1.0")
+        if self.expects and self.first is None:  # else replies are owed first; a client sends after a while in any case
+            self._write(CONTINUE)
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body has come."""
+        self.body_bytes += len(data)
+        if self.body_bytes > self.limits.body_bytes:
+            self._stop(413, f"the body is larger than {self.limits.body_bytes} bytes")
+        if not self.body:
+            self.body = data
+        elif isinstance(self.body, bytearray):
+            self.body += data
+        else:
+            self.body = bytearray(self.body) + data
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        parser = self.parser
+        if parser.should_upgrade():
+            self._stop(400, "changing the protocol of the connection is not supported")
+        method = parser.get_method()
+        flags = 0 if parser.should_keep_alive() and not self.server.draining else LAST
+        if parser.get_http_version() == "1.0":
+            flags |= OLD
+        self.can_repeat = not flags
+        if method == b"HEAD":
+            flags |= BARE
+        body, self.body = self.body, b""
+        self._handle(Exchange(self, flags), method, self.target, bytes(body) if isinstance(body, bytearray) else body)
+
+    def _handle(self, exchange: Exchange, method: bytes, target: bytes, body: bytes) -> None:
+        server = self.server
+        server.requests += 1
+        self.phase = IDLE
+        if self.first is None:
+            self.first = exchange
+        else:
+            if self._is_last():
+                self.phase = CLOSED  # nothing is answered after a reply that closes
+                return
+            self.rest.append(exchange)
+            if len(self.rest) >= self.limits.pipeline:
+                self._pause_reading()
+        try:
+            server.handler(exchange, method, target, body)
+        except Exception as error:  # one request's failure is not its neighbours'
+            asyncio.get_running_loop().call_exception_handler({"message": "a handler failed", "exception": error})
+            exchange.fail(500, "Internal error", "the request could not be handled; the server's log says why")
+
+    def _stop(self, status: int, cause: str) -> NoReturn:
+        """End the parse from inside a callback."""
+        self.refusal = (status, cause)
+        raise RefusedError
+
+    def _refuse(self, status: int, cause: str) -> None:
+        """Answer with an error after the replies that are still owed, then close."""
+        self.server.count_refused(status)
+        self.phase = REFUSED
+        self.phase_tick = self.server.tick
+        self.body = b""
+        if self.transport is None or self.transport.is_closing() or self._is_last():
+            return
+        exchange = Exchange(self, LAST)
+        if self.first is None:
+            self.first = exchange
+        else:
+            self.rest.append(exchange)
+        exchange.fail(status, "Server unavailable" if status == 503 else "Request refused", cause)
+
+    def _is_last(self) -> bool:
+        """Return whether the connection closes after the replies that are owed already."""
+        last = self.rest[-1] if self.rest else self.first
+        return last is not None and bool(last.flags & LAST)
+
+    def _pause_reading(self) -> None:
+        if not self.reading_paused and self.transport is not None and not self.transport.is_closing():
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self.reading_paused and not self.blocked and len(self.rest) <= self.limits.pipeline // 2:
+            self.reading_paused = False
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # -- writing
+
+    def finish_first(self, raw: bytes) -> None:
+        """Write the end of the first exchange's reply, and the replies behind it that are ready."""
+        exchange = self.first
+        assert exchange is not None
+        while True:
+            exchange.connection = None
+            self._write(raw)
+            if exchange.flags & LAST:
+                self._close_after_last()
+                return
+            if not self.rest:
+                self.first = None
+                break
+            exchange = self.first = self.rest.popleft()
+            if exchange.raw is None:
+                break
+            raw, exchange.raw = exchange.raw, None
+            if exchange.stream_reply is not None:
+                self._write(raw)
+                break
+        if self.reading_paused:
+            self._resume_reading()
+
+    def finish_or_keep(self, exchange: Exchange, raw: bytes) -> None:
+        """End an exchange with its last bytes, now or when it is its turn."""
+        if self.first is exchange:
+            self.finish_first(raw)
+        else:
+            exchange.raw = (exchange.raw or b"") + raw
+
+    def write_part(self, raw: bytes, max_buffer_bytes: int) -> None:
+        """Write a part of the first exchange's reply; cut the connection when it has fallen too far behind."""
+        self._write(raw)
+        if self.transport is not None and self.transport.get_write_buffer_size() > max_buffer_bytes:
+            self.abort()
+
+    def _write(self, raw: bytes) -> None:
+        transport = self.transport
+        if transport is None:
+            return
+        try:
+            transport.write(raw)
+        except (RuntimeError, OSError):  # uvloop raises when the transport has closed meanwhile
+            self.abort()
+
+    def _close_after_last(self) -> None:
+        """Close. A refused client may still be sending, and closing at once would reset its reply away: let it read."""
+        self.first = None
+        while self.rest:
+            self.rest.popleft().leave()
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if self.phase == REFUSED and transport.can_write_eof():
+            self.phase_tick = self.server.tick
+            try:
+                transport.write_eof()
+            except (RuntimeError, OSError):
+                self.abort()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self.phase = CLOSED
+        self.phase_tick = self.server.tick
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    # -- the server's calls
+
+    def drain(self) -> None:
+        """Close now if nothing is in flight, else after the last reply."""
+        last = self.rest[-1] if self.rest else self.first
+        if last is None:
+            if self.phase == IDLE:
+                self._close()
+        elif self.phase == IDLE and last.stream_reply is None:
+            last.flags |= LAST
+
+    def check_times(self) -> None:
+        """Close the connection when the client has kept it waiting for too long."""
+        limits = self.limits
+        tick = self.server.tick
+        phase_s = (tick - self.phase_tick) * limits.tick_s
+        quiet_s = (tick - self.last_tick) * limits.tick_s
+        if self.blocked:
+            if (tick - self.blocked_tick) * limits.tick_s > limits.write_timeout_s:
+                self.abort()
+        elif self.phase == IDLE:
+            if self.first is None and quiet_s > limits.idle_timeout_s:
+                self._close()
+        elif self.phase == HEAD:
+            if phase_s > limits.header_timeout_s:
+                self._refuse(408, f"the head did not arrive within {limits.header_timeout_s:g} s")
+        elif self.phase == BODY:
+            if phase_s > limits.body_timeout_s + self.body_bytes / limits.body_rate_bytes_s:
+                self._refuse(408, "the body arrives too slowly")
+        elif self.first is None:
+            patience_s = limits.linger_s if self.phase == REFUSED else limits.write_timeout_s
+            if phase_s > limits.write_timeout_s or min(phase_s, quiet_s) > patience_s:
+                self.abort()

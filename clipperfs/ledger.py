@@ -1,7 +1,7 @@
 """Append to, read and verify a numbered log: the authority of a registry (``registry_layout.md`` §8.2, §8.3).
 
 A record is created exclusively in the slot after the newest one. Of several writers one wins; the others see the
-winner's record and decide again. After every attempt the slot is read back, because a lost answer looks like a lost race.
+winner's record and decide again. After every attempt the slot is read back: a lost answer looks like a lost race.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Ledger(Generic[RecordT]):
             except StorageError as error:
                 raise OutcomeUnknown(
                     f"record {seq} of {self.subject} may or may not have been written: {(failure or error).message}",
-                    hint=f"see 'clipperfs history {self.subject.name}' once the storage answers; then run the command again",
+                    hint=f"see 'clipperfs history {self.subject.name}' when the storage answers, then run it again",
                     seq=seq,
                 ) from error
             if found is not None:
@@ -218,7 +218,7 @@ class Ledger(Generic[RecordT]):
             reason=draft.reason,
             evidence=draft.evidence,
             state=draft.state,
-            **{self.subject.kind: self.subject.name},  # type: ignore[arg-type]
+            **{self.subject.kind: self.subject.name},
         )
         data = canonical_bytes(record)
         if len(data) > LIMITS.record_bytes:

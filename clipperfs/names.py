@@ -54,7 +54,7 @@ def model_name(name: object) -> ModelName:
 
 
 def version_name(name: object) -> VersionName:
-    """Return ``name`` as a version name (free text under the grammar: ``1``, ``1.0.3``, a git hash). Raises InvalidName."""
+    """Return ``name`` as a version name (free text: ``1``, ``1.0.3``, a git hash). Raises InvalidName."""
     return VersionName(_checked(name, "version"))
 
 

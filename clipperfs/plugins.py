@@ -28,7 +28,7 @@ def require_plugin(group: Group, name: str) -> EntryPoint:
         noun = group.rpartition(".")[2].rstrip("s")
         raise InvalidSetting(
             f"no {noun} is called {name!r}",
-            hint=f"installed: {', '.join(plugin_names(group))}; a distribution adds one by the entry-point group {group}",
+            hint=f"installed: {', '.join(plugin_names(group))}; distributions add more by entry points in {group}",
         )
     return point
 

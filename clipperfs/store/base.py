@@ -55,16 +55,16 @@ class Store(Protocol):
     capabilities: Capabilities
 
     def read(self, key: str, *, limit_bytes: int) -> bytes | None:
-        """Return a file's content, or ``None`` when it is absent. Raises StoredDataError beyond ``limit_bytes``. Idempotent."""
+        """Return a file's content, ``None`` when absent. Raises StoredDataError beyond ``limit_bytes``. Idempotent."""
 
     def open(self, key: str) -> BinaryIO | None:
-        """Open a regular file for reading from its start, or return ``None`` when it is absent. Never follows a link."""
+        """Open a regular file for reading from its start; ``None`` when absent. Never follows a link."""
 
     def stat(self, key: str) -> Entry | None:
         """Return a file's or folder's entry, or ``None`` when it is absent. One request. Idempotent."""
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
-        """Yield a folder's direct children whose names sort after ``after``, in order of their names. Absent: nothing."""
+        """Yield a folder's direct children named after ``after``, in order of their names. Absent: nothing."""
 
     def walk(self, prefix: str) -> Iterator[Entry]:
         """Yield everything below a folder but folders themselves, in no particular order, without following links."""
@@ -87,7 +87,7 @@ class Store(Protocol):
         executable: bool = False,
         progress: Progress | None = None,
     ) -> str:
-        """Copy a local regular file to ``key``, which nobody else writes; return the SHA-256 of what was copied. Idempotent."""
+        """Copy a local regular file to ``key``, which nobody else writes; return its SHA-256. Idempotent."""
 
     def rename_folder(self, source: str, target: str) -> bool:
         """Move a folder in one durable step; return ``False`` when ``target`` holds something. Needs the capability."""

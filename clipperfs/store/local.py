@@ -54,7 +54,7 @@ class LocalStore:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
                 raise StoredDataError(f"{key} is not a regular file", hint="remove it from the registry")
-            return os.fdopen(descriptor, "rb", buffering=0)  # type: ignore[return-value]
+            return os.fdopen(descriptor, "rb", buffering=0)
 
     def stat(self, key: str) -> Entry | None:
         with told_plainly("look at", key):

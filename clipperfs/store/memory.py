@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from clipperfs.errors import StoredDataError
+from clipperfs.errors import StorageError, StoredDataError
 from clipperfs.store.base import Capabilities, Entry, Progress
 
 _stores: dict[str, MemoryStore] = {}
@@ -100,7 +100,7 @@ class MemoryStore:
         return hashlib.sha256(data).hexdigest()
 
     def rename_folder(self, source: str, target: str) -> bool:
-        raise NotImplementedError("a memory store declares that it cannot rename folders")
+        raise StorageError("a memory store does not rename folders, as its capabilities say")
 
     def delete(self, key: str) -> None:
         with self._lock:

@@ -1,0 +1,229 @@
+"""The local cache: verified private copies of versions, blobs shared by digest, never a version in use evicted.
+
+    blobs/sha256/<digest>[x]     one file for each content; 'x' where it may be executed
+    versions/<manifest digest>/  a version's tree, of hard links to blobs
+    manifests/<manifest digest>  the manifest's bytes
+    locks/<manifest digest>      held shared by whoever uses the version; its time is the last use
+
+Why our own: fsspec's caches return a truncated file without an error (measured).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipperfs.digest import Digest, digest_bytes, is_digest
+from clipperfs.documents import FileEntry, Manifest, parse_document
+from clipperfs.errors import InvalidDocument
+from clipperfs.limits import LIMITS
+from clipperfs.store.oserror import told_plainly
+
+STALE_TEMPORARY_S = 86_400.0
+
+
+def default_cache_dir() -> Path:
+    """Return the user's cache folder (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "clipperfs"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedVersion:
+    """A version in the cache."""
+
+    digest: Digest
+    size_bytes: int
+    last_used_unix_s: float
+
+
+class Lease:
+    """Holds a version in the cache for as long as it is open. Survives nothing: the lock goes with the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go. Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Cache:
+    """A folder on this host, shared safely by any number of processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def tree(self, digest: Digest) -> Path:
+        """Return where a version's tree is, or would be."""
+        return self.root / "versions" / digest
+
+    def blob(self, entry: FileEntry) -> Path:
+        """Return where a file's content is, or would be."""
+        return self.root / "blobs" / "sha256" / (entry.sha256 + ("x" if entry.executable else ""))
+
+    def lease(self, digest: Digest) -> Lease:
+        """Take hold of a version, present or about to be, so that nobody evicts it. Raises StorageError."""
+        path = self._folder("locks") / digest
+        with told_plainly("lock", str(path)):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            os.utime(path)
+        return Lease(descriptor)
+
+    def find_manifest(self, digest: Digest) -> Manifest | None:
+        """Return a manifest whose bytes are in the cache and have that digest."""
+        try:
+            data = (self.root / "manifests" / digest).read_bytes()
+        except OSError:
+            return None
+        if digest_bytes(data) != digest:
+            return None
+        try:
+            return parse_document(Manifest, data, limit_bytes=LIMITS.manifest_bytes)
+        except InvalidDocument:
+            return None
+
+    def keep_manifest(self, data: bytes) -> None:
+        """Keep a manifest's bytes under their digest. Raises StorageError."""
+        self.write(self._folder("manifests") / digest_bytes(data), data)
+
+    def has_tree(self, digest: Digest, manifest: Manifest) -> bool:
+        """Say whether the version's tree is there with the right files of the right sizes."""
+        tree = self.tree(digest)
+        try:
+            return all(os.lstat(tree / entry.path).st_size == entry.size for entry in manifest.files)
+        except OSError:
+            return False
+
+    def build_tree(self, digest: Digest, manifest: Manifest) -> Path:
+        """Make the version's tree of links to blobs that are all there, in one visible step. Raises StorageError."""
+        goal = self.tree(digest)
+        building = self._folder("versions") / f".building-{secrets.token_hex(8)}"
+        with told_plainly("build", str(goal)):
+            try:
+                for entry in manifest.files:
+                    link = building / entry.path
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    os.link(self.blob(entry), link)
+                building.mkdir(exist_ok=True)
+                if goal.exists():  # an older tree with a file lost or changed
+                    os.rename(goal, building.with_name(f".broken-{secrets.token_hex(8)}"))
+                with contextlib.suppress(FileExistsError, OSError):
+                    os.rename(building, goal)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+        return goal
+
+    def discard(self, digest: Digest, manifest: Manifest) -> None:
+        """Forget a version's tree and blobs: they were found to be damaged."""
+        shutil.rmtree(self.tree(digest), ignore_errors=True)
+        for entry in manifest.files:
+            with contextlib.suppress(OSError):
+                os.unlink(self.blob(entry))
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """Keep blobs that no tree links to yet from being swept, for as long as the block runs."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    def new_blob_path(self) -> Path:
+        """Return a fresh path beside the blobs, to be renamed to :meth:`blob` when its content is proven."""
+        return self._folder("blobs/sha256") / f".part-{secrets.token_hex(8)}"
+
+    def versions(self) -> list[CachedVersion]:
+        """Return what is in the cache, the longest unused first."""
+        found = []
+        for tree in (self.root / "versions").glob("*"):
+            if not is_digest(tree.name):
+                continue
+            size_bytes = sum(os.lstat(path).st_size for path in tree.rglob("*") if path.is_file())
+            try:
+                last_used = os.stat(self.root / "locks" / tree.name).st_mtime
+            except OSError:
+                last_used = 0.0
+            found.append(CachedVersion(Digest(tree.name), size_bytes, last_used))
+        return sorted(found, key=lambda version: version.last_used_unix_s)
+
+    def evict(self, limit_bytes: int) -> int:
+        """Drop the longest unused versions until the cache holds at most ``limit_bytes``; return the bytes freed.
+
+        Never drops a version that anybody holds, so the cache may stay above the limit.
+        """
+        versions = self.versions()
+        excess, freed = sum(version.size_bytes for version in versions) - limit_bytes, 0
+        for version in versions:
+            if freed >= excess:
+                break
+            if self._drop(version.digest):
+                freed += version.size_bytes
+        with self._locked(fcntl.LOCK_EX):
+            self._sweep()
+        return max(freed, 0)
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a small file in one visible, durable step. Raises StorageError."""
+        part = path.with_name(f".part-{secrets.token_hex(8)}")
+        with told_plainly("write", str(path)):
+            try:
+                with open(part, "xb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.rename(part, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(part)
+
+    def _drop(self, digest: Digest) -> bool:
+        descriptor = os.open(self._folder("locks") / digest, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            away = self.root / "versions" / f".evicted-{secrets.token_hex(8)}"
+            os.rename(self.tree(digest), away)
+            shutil.rmtree(away, ignore_errors=True)
+            return True
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        finally:
+            os.close(descriptor)
+
+    def _sweep(self) -> None:
+        """Remove blobs that no tree links to, and what interrupted work left behind."""
+        for blob in (self.root / "blobs" / "sha256").glob("*"):
+            if os.lstat(blob).st_nlink == 1:
+                blob.unlink()
+        for left in [*(self.root / "versions").glob(".*"), *(self.root / "manifests").glob(".*")]:
+            if time.time() - os.lstat(left).st_mtime > STALE_TEMPORARY_S or left.name.startswith(".evicted-"):
+                shutil.rmtree(left, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        descriptor = os.open(self._folder(".") / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _folder(self, name: str) -> Path:
+        folder = self.root / name
+        with told_plainly("create", str(folder)):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder

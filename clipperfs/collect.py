@@ -1,0 +1,164 @@
+"""Collect what is no longer needed: deleted versions after their grace, abandoned stagings, old hints.
+
+Source: ``registry_layout.md`` §8.10. Manifests, records and hook reports stay for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from clipperfs import layout
+from clipperfs.digest import digest_bytes
+from clipperfs.documents import ModelState, ReplicaStatus, Tombstone, canonical_bytes, parse_document, utc_now
+from clipperfs.errors import InvalidDocument, StoredDataError
+from clipperfs.limits import LIMITS
+from clipperfs.names import ModelName, VersionName, model_name, version_name
+from clipperfs.steer import forget_purged
+from clipperfs.view import model_names
+from clipperfs.workspace import Workspace
+
+STAGING_AGE_S = 86_400.0
+HINT_AGE_S = 86_400.0
+
+
+@dataclass(slots=True)
+class CollectReport:
+    """What was removed (or would be), and what was kept and why."""
+
+    purged: list[str] = field(default_factory=list)
+    stagings: list[str] = field(default_factory=list)
+    hints: int = 0
+    freed_bytes: int = 0
+    kept: list[tuple[str, str]] = field(default_factory=list)
+
+
+def collect(workspace: Workspace, *, dry_run: bool = False, now_unix_s: float | None = None) -> CollectReport:
+    """Remove what is no longer needed. Interrupted at any point, it is completed by running it again.
+
+    Args:
+        dry_run: Report only.
+        now_unix_s: The present, for tests.
+    """
+    now = time.time() if now_unix_s is None else now_unix_s
+    report = CollectReport()
+    in_use = loaded_versions(workspace, now)
+    for name in model_names(workspace):
+        model = model_name(name)
+        _collect_versions(workspace, model, in_use, now, report, dry_run)
+        _collect_leftovers(workspace, model, now, report, dry_run)
+    for entry in list(workspace.store.list(layout.CHANGES)):
+        if layout.is_change(entry.name) and now - int(entry.name[:13]) / 1000 > HINT_AGE_S:
+            report.hints += 1
+            if not dry_run:
+                workspace.store.delete(f"{layout.CHANGES}/{entry.name}")
+    return report
+
+
+def loaded_versions(workspace: Workspace, now_unix_s: float) -> dict[tuple[str, str], str]:
+    """Return which daemon has which (model, version) loaded, by the status files that have not expired."""
+    loaded = {}
+    for entry in workspace.store.list(layout.REPLICAS):
+        try:
+            data = workspace.store.read(f"{layout.REPLICAS}/{entry.name}", limit_bytes=LIMITS.status_bytes)
+            if data is None or not entry.name.endswith(".json"):
+                continue
+            status = parse_document(ReplicaStatus, data, limit_bytes=LIMITS.status_bytes)
+        except (InvalidDocument, StoredDataError):
+            continue  # a hint that cannot be read says nothing
+        if status.expires_unix_s < now_unix_s:
+            continue
+        for model, served in status.models.items():
+            for version in served.versions:
+                loaded[model, version.version] = status.replica
+    return loaded
+
+
+def _collect_versions(
+    workspace: Workspace,
+    model: ModelName,
+    in_use: dict[tuple[str, str], str],
+    now: float,
+    report: CollectReport,
+    dry_run: bool,
+) -> None:
+    head = workspace.model_ledger(model).head()
+    state = head.record.state if head else ModelState()
+    for name, mark in state.retired.items():
+        if mark.stage != "deleted":
+            continue
+        subject = f"{model}/{name}"
+        left_s = _unix_s(mark.time) + state.policy.grace_s - now
+        if left_s > 0:
+            report.kept.append((subject, f"deleted; restorable for another {_span(left_s)}"))
+        elif (model, name) in in_use:
+            report.kept.append((subject, f"deleted, but replica {in_use[model, name]} has it loaded"))
+        else:
+            version = version_name(name)
+            report.purged.append(subject)
+            report.freed_bytes += _purge(workspace, model, version, dry_run)
+
+
+def _purge(workspace: Workspace, model: ModelName, version: VersionName, dry_run: bool) -> int:
+    """Remove a version's payload; return its size. The tombstone comes first, so that nobody takes the rest for whole."""
+    folder = layout.version(model, version)
+    keep = (layout.MANIFEST_FILE, layout.TOMBSTONE_FILE)
+    payload = [entry for entry in workspace.store.walk(folder) if entry.name not in keep]
+    if not dry_run:
+        manifest = workspace.store.stat(layout.manifest(model, version))
+        tombstone = Tombstone(
+            model=model,
+            version=version,
+            manifest=_recorded_manifest(workspace, model, version) if manifest else None,
+            time=utc_now(),
+            actor=workspace.actor,
+        )
+        workspace.store.create(layout.tombstone(model, version), canonical_bytes(tombstone))
+        for entry in payload:
+            workspace.store.delete(f"{folder}/{entry.name}")
+        forget_purged(workspace, model, version)
+    return sum(entry.size for entry in payload)
+
+
+def _recorded_manifest(workspace: Workspace, model: ModelName, version: VersionName) -> str | None:
+    data = workspace.store.read(layout.manifest(model, version), limit_bytes=LIMITS.manifest_bytes)
+    return digest_bytes(data) if data is not None else None
+
+
+def _collect_leftovers(
+    workspace: Workspace, model: ModelName, now: float, report: CollectReport, dry_run: bool
+) -> None:
+    """Remove stagings and claims of writers that died, once they are old."""
+    for entry in list(workspace.store.list(layout.versions(model))):
+        if not entry.name.startswith(layout.STAGING_PREFIX):
+            continue
+        folder = f"{layout.versions(model)}/{entry.name}"
+        inside = list(workspace.store.walk(folder))
+        newest = max((file.modified_unix_s for file in inside), default=entry.modified_unix_s)
+        if now - newest < STAGING_AGE_S:
+            report.kept.append((folder, "a publish may still be going on"))
+            continue
+        report.stagings.append(folder)
+        report.freed_bytes += sum(file.size for file in inside)
+        if not dry_run:
+            workspace.store.delete_folder(folder)
+    log = layout.log(layout.model_subject(model))
+    for entry in list(workspace.store.list(log)):
+        if entry.name.startswith(layout.CLAIM_PREFIX) and now - entry.modified_unix_s > STAGING_AGE_S:
+            report.stagings.append(f"{log}/{entry.name}")
+            if not dry_run:
+                workspace.store.delete(f"{log}/{entry.name}")
+
+
+def _unix_s(time_text: str) -> float:
+    try:
+        return datetime.fromisoformat(time_text).timestamp()
+    except ValueError:
+        return float("inf")  # a time that cannot be read never lets a payload go
+
+
+def _span(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:.0f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

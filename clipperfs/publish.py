@@ -1,0 +1,390 @@
+"""Publish a local folder as a version: hash while copying, the manifest last, then the record.
+
+Where the filesystem can rename a folder, the version appears in one step; elsewhere it is incoming until its manifest
+is there. Publishing is not activating. Source: ``registry_layout.md`` §8.4.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipperfs import layout
+from clipperfs.adopt import Assessment, look_at, new_manifest, seal_copy
+from clipperfs.digest import Digest, digest_bytes, digest_file
+from clipperfs.documents import (
+    Evidence,
+    FileEntry,
+    Manifest,
+    ModelRecord,
+    ModelState,
+    VersionSettings,
+    canonical_bytes,
+    parse_author_file,
+    parse_document,
+)
+from clipperfs.errors import Conflict, IncompleteVersion, InvalidDocument, InvalidSource, NotFound
+from clipperfs.ledger import Draft, Head
+from clipperfs.limits import LIMITS
+from clipperfs.names import ModelName, VersionName
+from clipperfs.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file that is to be published."""
+
+    path: Path
+    name: str
+    """Its path inside the version."""
+    size_bytes: int
+    executable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A local folder (or single file), looked at but not yet read."""
+
+    root: Path
+    files: list[SourceFile]
+    settings: VersionSettings
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the size of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A version that is in the registry and in its model's log."""
+
+    manifest_digest: Digest
+    manifest: Manifest
+    record: Head[ModelRecord]
+    was_there: bool
+    """Whether the same bytes had been published before."""
+
+
+def scan_source(root: str | os.PathLike[str], wrapper: str | None) -> Source:
+    """Look at a local folder or file that is to be published.
+
+    Raises:
+        InvalidSource: it is absent or empty, or holds a link, a special file, a path that a version may not hold, or
+            more than the limits allow.
+        InvalidDocument: its ``model.yaml`` is not valid.
+    """
+    top = Path(root)
+    files = _scan(top)
+    if not files:
+        raise InvalidSource(f"{top} holds no files", hint="give the folder that holds the model's files")
+    if len(files) > LIMITS.files:
+        raise InvalidSource(f"{top} holds {len(files)} files; the limit is {LIMITS.files}", hint="pack them into fewer")
+    for file in files:
+        if (problem := layout.path_problem(file.name)) is not None:
+            raise InvalidSource(f"{top}: path {file.name!a} {problem}", path=file.name)
+    settings = _author_settings(top, files)
+    if wrapper is not None:
+        settings = VersionSettings.model_validate({**settings.model_dump(), "wrapper": wrapper})
+    return Source(top, files, settings)
+
+
+def write_manifest(root: str | os.PathLike[str], *, wrapper: str | None, actor: str) -> tuple[Path, Manifest]:
+    """Write ``manifest.json`` into a local folder that is to be copied into a registry; an older one is replaced.
+
+    Raises InvalidSource, InvalidDocument.
+    """
+    source = scan_source(root, wrapper)
+    if not source.root.is_dir():
+        raise InvalidSource(f"{source.root} is not a folder", hint="a plain copy copies a folder")
+    manifest = new_manifest(hash_source(source), source.settings, actor)
+    path = source.root / layout.MANIFEST_FILE
+    fresh = path.with_name(f"{layout.CLAIM_PREFIX}{secrets.token_hex(8)}")
+    fresh.write_bytes(canonical_bytes(manifest))
+    os.replace(fresh, path)
+    return path, manifest
+
+
+def hash_source(source: Source) -> list[FileEntry]:
+    """Hash a source's files. Raises InvalidSource when one of them cannot be read."""
+    entries = []
+    for file in source.files:
+        try:
+            digest, size_bytes = digest_file(file.path)
+        except OSError as error:
+            raise InvalidSource(f"cannot read {file.path}: {error.strerror}") from error
+        entries.append(FileEntry(path=file.name, size=size_bytes, sha256=digest, executable=file.executable))
+    return sorted(entries, key=lambda entry: entry.path)
+
+
+def publish(
+    workspace: Workspace, model: ModelName, version: VersionName, source: Source, reason: str | None
+) -> Committed:
+    """Bring a source into the registry as a version and record it.
+
+    Guarantees: a crash at any point leaves nothing, a staging that nobody sees, or a complete version; running it again
+    completes. Publishing the same bytes again changes nothing.
+
+    Raises:
+        Conflict: the version exists with other content, or was deleted.
+        InvalidSource: a file changed or vanished while it was read.
+        StorageError: the registry could not be written; nothing is visible.
+    """
+    try:
+        existing: Assessment | None = look_at(workspace, model, version)
+    except NotFound:
+        existing = None
+    if existing is not None and existing.manifest is not None:
+        return _publish_again(workspace, model, version, source, existing, reason)
+    if workspace.store.capabilities.rename_folder:
+        if existing is not None:
+            raise Conflict(
+                f"version {version} of model {model} holds files without a manifest",
+                hint=f"a copy is going on, or ended without one: 'clipperfs seal {model} {version}', "
+                f"or 'clipperfs delete {model} {version}', or take another version name",
+            )
+        manifest, digest = _publish_by_rename(workspace, model, version, source)
+    else:
+        manifest, digest = _publish_in_place(workspace, model, version, source)
+    return record_version(workspace, model, version, manifest, digest, "publish", reason, was_there=False)
+
+
+def adopt(
+    workspace: Workspace, model: ModelName, version: VersionName, settings: VersionSettings | None, reason: str | None
+) -> Committed:
+    """Make a plain copy a version of the registry: write its manifest if it has none, and record it.
+
+    Raises NotFound, IncompleteVersion, DamagedVersion, InvalidDocument, Conflict, StorageError.
+    """
+    assessment = look_at(workspace, model, version)
+    was_there = assessment.manifest is not None
+    if assessment.missing == [layout.MANIFEST_FILE]:
+        seal_copy(workspace, model, version, settings)
+        assessment = look_at(workspace, model, version)
+    if assessment.state == "incoming":
+        raise IncompleteVersion(
+            f"version {version} of model {model} is incoming; missing: {', '.join(assessment.missing[:5])}",
+            hint="wait for the copy to end",
+            missing=assessment.missing,
+        )
+    if assessment.state == "purged":
+        raise Conflict(f"version {version} of model {model} was deleted", hint="take another version name")
+    if assessment.manifest is None or assessment.manifest_digest is None or assessment.wrong:
+        raise IncompleteVersion(f"version {version} of model {model}: {'; '.join(assessment.wrong)}", missing=[])
+    return record_version(
+        workspace,
+        model,
+        version,
+        assessment.manifest,
+        assessment.manifest_digest,
+        "adopt",
+        reason,
+        was_there=was_there,
+    )
+
+
+def record_version(
+    workspace: Workspace,
+    model: ModelName,
+    version: VersionName,
+    manifest: Manifest,
+    digest: Digest,
+    op: str,
+    reason: str | None,
+    *,
+    was_there: bool,
+) -> Committed:
+    """Append the record that a version exists, unless one says so already.
+
+    Raises Conflict when the log says that this version is another, or deleted.
+    """
+    ledger = workspace.model_ledger(model)
+    known = find_recorded(workspace, model, version)
+
+    def decide(base: Head[ModelRecord] | None) -> Draft | None:
+        state = base.record.state if base else ModelState()
+        if version in state.retired and state.retired[version].stage == "deleted":
+            raise Conflict(
+                f"version {version} of model {model} is deleted",
+                hint=f"'clipperfs delete {model} {version} --restore' brings it back; or take another version name",
+            )
+        return Draft(op, state, reason, Evidence(version=version, manifest=digest))
+
+    if known is not None:
+        if known.record.evidence.manifest != digest:
+            raise Conflict(
+                f"version {version} of model {model} was recorded with another manifest",
+                hint="its manifest was replaced after publishing; versions are immutable: take another version name",
+                recorded=known.record.evidence.manifest,
+                found=digest,
+            )
+        return Committed(digest, manifest, known, was_there)
+    committed, _ = ledger.append(decide, actor=workspace.actor)
+    assert committed is not None
+    return Committed(digest, manifest, committed, was_there)
+
+
+def find_recorded(workspace: Workspace, model: ModelName, version: VersionName) -> Head[ModelRecord] | None:
+    """Return the record that a version exists, or ``None``: a walk through the log. Raises DamagedLog."""
+    for head in workspace.model_ledger(model).records():
+        if head.record.op in ("publish", "adopt") and head.record.evidence.version == version:
+            return head
+    return None
+
+
+def _scan(top: Path) -> list[SourceFile]:
+    try:
+        found = os.lstat(top)
+        if stat.S_ISREG(found.st_mode):
+            return [_source_file(top, top.name, found)]
+        if not stat.S_ISDIR(found.st_mode):
+            found = os.stat(top)  # a link to a folder, as given by the caller, is the caller's to give
+        if not stat.S_ISDIR(found.st_mode):
+            raise InvalidSource(f"{top} is neither a folder nor a file")
+        files = []
+        for folder, folders, names in os.walk(top, onerror=_raise):
+            for name in [*names, *folders]:
+                path = Path(folder, name)
+                entry = os.lstat(path)
+                inner = path.relative_to(top).as_posix()
+                if stat.S_ISDIR(entry.st_mode) or inner in layout.NOT_PAYLOAD:
+                    continue
+                if not stat.S_ISREG(entry.st_mode):
+                    what = "a link" if stat.S_ISLNK(entry.st_mode) else "a special file"
+                    raise InvalidSource(
+                        f"{path} is {what}; a version holds plain files only",
+                        hint="copy what it points to into the folder ('cp -rL' follows links)",
+                        path=inner,
+                    )
+                files.append(_source_file(path, inner, entry))
+        return sorted(files, key=lambda file: file.name)
+    except OSError as error:
+        hint = "check the path" if isinstance(error, FileNotFoundError) else None
+        raise InvalidSource(f"cannot read {error.filename or top}: {error.strerror}", hint=hint) from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _source_file(path: Path, name: str, found: os.stat_result) -> SourceFile:
+    return SourceFile(path, name, found.st_size, bool(found.st_mode & stat.S_IXUSR))
+
+
+def _author_settings(top: Path, files: list[SourceFile]) -> VersionSettings:
+    """Return what ``model.yaml`` says, or else the manifest that 'clipperfs manifest' left in the folder."""
+    author = next((file for file in files if file.name == layout.AUTHOR_FILE), None)
+    if author is not None:
+        return parse_author_file(author.path.read_bytes()).settings()
+    try:
+        data = (top / layout.MANIFEST_FILE).read_bytes()
+    except OSError:
+        return VersionSettings()
+    try:
+        return parse_document(Manifest, data, limit_bytes=LIMITS.manifest_bytes).settings
+    except InvalidDocument as error:
+        raise InvalidSource(f"{top / layout.MANIFEST_FILE}: {error.message}", hint="delete it") from error
+
+
+def _publish_by_rename(
+    workspace: Workspace, model: ModelName, version: VersionName, source: Source
+) -> tuple[Manifest, Digest]:
+    staging = layout.staging(model, secrets.token_hex(8))
+    try:
+        manifest = new_manifest(_upload(workspace, source, staging), source.settings, workspace.actor)
+        data = canonical_bytes(manifest)
+        workspace.store.replace(f"{staging}/{layout.MANIFEST_FILE}", data)
+        if not workspace.store.rename_folder(staging, layout.version(model, version)):
+            return _lost_to(workspace, model, version, manifest)
+        return manifest, digest_bytes(data)
+    finally:
+        workspace.store.delete_folder(staging)
+
+
+def _publish_in_place(
+    workspace: Workspace, model: ModelName, version: VersionName, source: Source
+) -> tuple[Manifest, Digest]:
+    """Upload into the version's own folder, the manifest last. Files of an earlier attempt are simply written again."""
+    manifest = new_manifest(
+        _upload(workspace, source, layout.version(model, version)), source.settings, workspace.actor
+    )
+    data = canonical_bytes(manifest)
+    if not workspace.store.create(layout.manifest(model, version), data):
+        return _lost_to(workspace, model, version, manifest)
+    return manifest, digest_bytes(data)
+
+
+def _lost_to(workspace: Workspace, model: ModelName, version: VersionName, mine: Manifest) -> tuple[Manifest, Digest]:
+    """Somebody else put this version there meanwhile: the same content is as good as ours, other content a conflict."""
+    there = look_at(workspace, model, version)
+    if there.manifest is None or there.manifest_digest is None or not _is_same(there.manifest, mine):
+        raise _other_content(model, version)
+    return there.manifest, there.manifest_digest
+
+
+def _publish_again(
+    workspace: Workspace,
+    model: ModelName,
+    version: VersionName,
+    source: Source,
+    existing: Assessment,
+    reason: str | None,
+) -> Committed:
+    assert existing.manifest is not None and existing.manifest_digest is not None
+    mine = new_manifest(hash_source(source), source.settings, workspace.actor)
+    if existing.state == "purged":
+        raise Conflict(f"version {version} of model {model} was deleted", hint="take another version name")
+    if not _is_same(existing.manifest, mine):
+        raise _other_content(model, version)
+    if existing.state != "complete":
+        raise Conflict(
+            f"version {version} of model {model} has this manifest, but its files are not all there",
+            hint="the copy that brought the manifest is still going on; or 'clipperfs verify' shows the damage",
+            missing=existing.missing,
+            wrong=existing.wrong,
+        )
+    return record_version(
+        workspace, model, version, existing.manifest, existing.manifest_digest, "publish", reason, was_there=True
+    )
+
+
+def _upload(workspace: Workspace, source: Source, folder: str) -> list[FileEntry]:
+    workspace.reporter.begin(f"publish {source.root.name}", source.size_bytes)
+    entries = []
+    try:
+        for file in source.files:
+            moved = 0
+
+            def progress(size_bytes: int) -> None:
+                nonlocal moved
+                moved += size_bytes
+                workspace.reporter.advance(size_bytes)
+
+            try:
+                digest = workspace.store.upload(
+                    file.path, f"{folder}/{file.name}", executable=file.executable, progress=progress
+                )
+            except FileNotFoundError as error:
+                raise InvalidSource(f"{file.path} vanished while it was read") from error
+            if moved != file.size_bytes:
+                raise InvalidSource(f"{file.path} changed while it was read", hint="publish when it is finished")
+            entries.append(FileEntry(path=file.name, size=moved, sha256=digest, executable=file.executable))
+    finally:
+        workspace.reporter.end()
+    return entries
+
+
+def _is_same(one: Manifest, other: Manifest) -> bool:
+    return one.files == other.files and one.settings == other.settings
+
+
+def _other_content(model: ModelName, version: VersionName) -> Conflict:
+    return Conflict(
+        f"version {version} of model {model} exists with other content",
+        hint="versions are immutable: take another version name",
+        model=model,
+        version=version,
+    )

@@ -1,0 +1,183 @@
+"""Verify a registry: every hash chain, every file's digest, every pointer. Reads everything, changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clipperfs import layout
+from clipperfs.adopt import look_at
+from clipperfs.digest import digest_bytes, digest_stream
+from clipperfs.documents import Manifest, ModelRecord, ModelState, Pointer
+from clipperfs.errors import ClipperfsError, DamagedLog, NotFound, StoredDataError, UnknownFeature
+from clipperfs.ledger import Head, Ledger, RecordT
+from clipperfs.limits import LIMITS
+from clipperfs.names import ModelName, VersionName, name_problem
+from clipperfs.view import model_names, version_names
+from clipperfs.workspace import Workspace
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    subject: str
+    severity: Severity
+    message: str
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What was looked at, and what was found."""
+
+    findings: list[Finding] = field(default_factory=list)
+    records: int = 0
+    versions: int = 0
+    files: int = 0
+    size_bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Say whether there is no error. Warnings (a copy that is still incoming) are fine."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def add(self, subject: str, message: str, severity: Severity = "error") -> None:
+        """Note a finding."""
+        self.findings.append(Finding(subject, severity, message))
+
+
+def verify(workspace: Workspace, model: ModelName | None, version: VersionName | None) -> VerifyReport:
+    """Verify the whole registry, one model, or one version. Raises NotFound, StorageError."""
+    report = VerifyReport()
+    workspace.document()
+    if model is not None:
+        if version is not None:
+            look_at(workspace, model, version)
+        _verify_model(workspace, model, [version] if version else None, report)
+        return report
+    for name in model_names(workspace):
+        _verify_model(workspace, ModelName(name), None, report)
+    for entry in workspace.store.list(layout.APPS):
+        if name_problem(entry.name) is None:
+            _verify_chain(workspace.app_ledger(entry.name), f"application {entry.name}", report)
+    return report
+
+
+def _verify_model(
+    workspace: Workspace, model: ModelName, versions: Iterable[VersionName] | None, report: VerifyReport
+) -> None:
+    name = f"model {model}"
+    heads = _verify_chain(workspace.model_ledger(model), name, report)
+    recorded: dict[str, str] = {}
+    for head in reversed(heads):
+        if head.record.op in ("publish", "adopt") and head.record.evidence.version and head.record.evidence.manifest:
+            recorded.setdefault(head.record.evidence.version, head.record.evidence.manifest)
+    state = heads[0].record.state if heads else ModelState()
+    pointers = _pointers(state)
+    for pointer in pointers:
+        recorded.setdefault(pointer.version, pointer.manifest)
+    there = version_names(workspace, model)
+    if not there and not heads:
+        raise NotFound(f"there is no model {model}", hint="'clipperfs list' shows the models")
+    for pointer in pointers:
+        if pointer.version not in there:
+            report.add(f"{model}/{pointer.version}", "a pointer of the newest record names it, but it is not there")
+    for head in heads:
+        _verify_evidence(workspace, head, report)
+    for version in versions if versions is not None else there:
+        _verify_version(workspace, model, version, recorded.get(version), report)
+
+
+def _pointers(state: ModelState) -> list[Pointer]:
+    named = [state.active, state.previous, *state.aliases.values(), *state.pins]
+    return [pointer for pointer in named if pointer is not None]
+
+
+def _verify_chain(ledger: Ledger[RecordT], name: str, report: VerifyReport) -> list[Head[RecordT]]:
+    """Return the records of the chain, the newest first, as far as it holds."""
+    heads: list[Head[RecordT]] = []
+    try:
+        for head in ledger.records():
+            report.records += 1
+            heads.append(head)
+    except (DamagedLog, UnknownFeature) as error:
+        report.add(name, error.message)
+        return heads
+    spelled = {seq for entry in ledger.store.list(layout.log(ledger.subject)) if (seq := layout.slot_seq(entry.name))}
+    for seq in sorted(spelled - {head.seq for head in heads}):
+        report.add(name, f"record {seq} lies outside the chain, which ends at {len(heads)}")
+    return heads
+
+
+def _verify_evidence(workspace: Workspace, head: Head[ModelRecord], report: VerifyReport) -> None:
+    reference = head.record.evidence.report
+    if reference is None:
+        return
+    subject = f"model {head.record.model}, record {head.seq}"
+    try:
+        data = workspace.store.read(reference.key, limit_bytes=LIMITS.report_bytes)
+    except ClipperfsError as error:
+        report.add(subject, f"its hook report cannot be read: {error.message}")
+        return
+    if data is None:
+        report.add(subject, f"its hook report {reference.key} is gone", "warning")
+    elif digest_bytes(data) != reference.sha256:
+        report.add(subject, f"its hook report {reference.key} was changed")
+
+
+def _verify_version(
+    workspace: Workspace, model: ModelName, version: VersionName, recorded: str | None, report: VerifyReport
+) -> None:
+    subject = f"{model}/{version}"
+    report.versions += 1
+    try:
+        there = look_at(workspace, model, version)
+    except NotFound:
+        if recorded is not None:
+            report.add(subject, "it was recorded, but nothing of it is there")
+        return
+    except StoredDataError as error:
+        report.add(subject, error.message)
+        return
+    for wrong in there.wrong:
+        report.add(subject, wrong)
+    if there.state == "purged":
+        return
+    if there.missing:
+        severity: Severity = "warning" if recorded is None else "error"
+        shown = ", ".join(there.missing[:10]) + (" …" if len(there.missing) > 10 else "")
+        report.add(subject, f"incoming; missing: {shown}", severity)
+    for path in there.extra:
+        report.add(subject, f"{path} is not in the manifest", "error" if recorded is not None else "warning")
+    if recorded is not None and there.manifest_digest is not None and there.manifest_digest != recorded:
+        report.add(subject, "its manifest is not the one that was recorded")
+    if there.manifest is not None and not there.missing:
+        _verify_files(workspace, model, version, there.manifest, report)
+
+
+def _verify_files(
+    workspace: Workspace, model: ModelName, version: VersionName, manifest: Manifest, report: VerifyReport
+) -> None:
+    workspace.reporter.begin(f"verify {model}/{version}", manifest.size_bytes)
+    try:
+        for entry in manifest.files:
+            try:
+                stream = workspace.store.open(layout.payload(model, version, entry.path))
+            except StoredDataError as error:
+                report.add(f"{model}/{version}", error.message)
+                continue
+            if stream is None:
+                report.add(f"{model}/{version}", f"{entry.path} is gone")
+                continue
+            with stream:
+                digest, size_bytes = digest_stream(stream)
+            workspace.reporter.advance(size_bytes)
+            report.files += 1
+            report.size_bytes += size_bytes
+            if digest != entry.sha256:
+                report.add(f"{model}/{version}", f"the bytes of {entry.path} are not those of the manifest")
+    finally:
+        workspace.reporter.end()

@@ -1,0 +1,95 @@
+"""What every verb works with: the store, the registry's identity, its ledgers, the local cache, the actor."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipperfs import layout
+from clipperfs.cache import Cache, default_cache_dir
+from clipperfs.documents import AppRecord, ModelRecord, RegistryDocument, parse_document
+from clipperfs.errors import InvalidDocument, NotFound, StoredDataError, UnknownFeature
+from clipperfs.ledger import KNOWN_FEATURES, Ledger
+from clipperfs.limits import LIMITS
+from clipperfs.reporter import Reporter
+from clipperfs.store import Store
+
+
+@dataclass(slots=True)
+class Workspace:
+    """A registry, opened. Safe to use from several threads."""
+
+    store: Store
+    cache: Cache
+    actor: str
+    reporter: Reporter = field(default_factory=Reporter)
+    _document: RegistryDocument | None = None
+    _models: dict[str, Ledger[ModelRecord]] = field(default_factory=dict)
+    _apps: dict[str, Ledger[AppRecord]] = field(default_factory=dict)
+
+    @property
+    def registry_id(self) -> str:
+        """Return the registry's identity. Raises what :meth:`document` raises."""
+        return self.document().registry_id
+
+    def document(self) -> RegistryDocument:
+        """Return ``registry.json``, read once.
+
+        Raises:
+            NotFound: there is no registry here.
+            StoredDataError: ``registry.json`` is damaged.
+            UnknownFeature: it needs a feature that this release does not know.
+        """
+        if self._document is None:
+            self._document = read_registry_document(self.store)
+        return self._document
+
+    def model_ledger(self, name: object) -> Ledger[ModelRecord]:
+        """Return a model's ledger; it may be empty. Raises InvalidName."""
+        subject = layout.model_subject(name)
+        if subject.name not in self._models:
+            self._models[subject.name] = Ledger(self.store, subject, ModelRecord, self.registry_id)
+        return self._models[subject.name]
+
+    def app_ledger(self, name: object) -> Ledger[AppRecord]:
+        """Return an application's ledger; it may be empty. Raises InvalidName."""
+        subject = layout.app_subject(name)
+        if subject.name not in self._apps:
+            self._apps[subject.name] = Ledger(self.store, subject, AppRecord, self.registry_id)
+        return self._apps[subject.name]
+
+
+def read_registry_document(store: Store) -> RegistryDocument:
+    """Read and check ``registry.json``. Raises NotFound, StoredDataError, UnknownFeature."""
+    data = store.read(layout.REGISTRY, limit_bytes=LIMITS.registry_bytes)
+    if data is None:
+        raise NotFound(
+            f"no registry at {store.url}", hint=f"create one with 'clipperfs init {store.url}', or check the address"
+        )
+    try:
+        document = parse_document(RegistryDocument, data, limit_bytes=LIMITS.registry_bytes)
+    except InvalidDocument as error:
+        raise StoredDataError(
+            f"{layout.REGISTRY} at {store.url} is damaged: {error.message}", hint="restore it from a backup"
+        ) from error
+    unknown = sorted(set(document.required_features) - KNOWN_FEATURES)
+    if unknown:
+        raise UnknownFeature(f"this registry needs {', '.join(unknown)}", hint="update clipperfs", features=unknown)
+    return document
+
+
+def default_actor() -> str:
+    """Return who acts when nobody says so: ``user@host``, claimed, never proven."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def open_cache(cache_dir: str | os.PathLike[str] | None) -> Cache:
+    """Return the local cache at ``cache_dir``, or the user's own."""
+    return Cache(Path(cache_dir) if cache_dir is not None else default_cache_dir())

@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
-from clipperfs.checking.request import CheckRequest
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from clipperfs.checking.conversation import Conversation
+from clipperfs.checking.copies import Fingerprint, changed_since, take_fingerprint
+from clipperfs.checking.request import CheckRequest, CheckSubject
 from clipperfs.documents import Verdict
+
+UNCHANGED = "unchanged"
+"""The pseudo hook that refuses a candidate whose files were changed while the hooks ran."""
 
 
 def run_hooks(request: CheckRequest) -> list[Verdict]:
     """Run all hooks of ``request`` in order and return all their verdicts in that order.
 
     Whatever a hook does, a verdict comes back for it: ``timeout`` when it takes longer than its limit (its processes
-    are killed), ``error`` when it raises, dies or answers nonsense. After the run the copies of the candidate and of the active version are
-    compared with what they were; a change adds a refusal of the pseudo hook ``unchanged``.
+    are killed), ``error`` when it raises, dies or answers nonsense; the hooks after it then run in a new child. When
+    the run has changed the files of the candidate or of the active version, a refusal by ``unchanged`` is added.
 
-    Guarantees: blocking; no process that was started survives the call, also when it is interrupted.
+    Guarantees: blocking; no process that was started survives the call, also when it is interrupted or this process is
+    killed. Call it from a thread that stays: the child dies with the thread that started it.
     """
-    raise NotImplementedError
+    subjects = [subject for subject in (request.candidate, request.active) if subject is not None]
+    look_again = [partial(_changes, subject, take_fingerprint(subject.path)) for subject in subjects]
+    verdicts: list[Verdict] = []
+    with tempfile.TemporaryDirectory(prefix="clipperfs-check-", ignore_cleanup_errors=True) as folder:
+        while len(verdicts) < len(request.hooks):
+            rest = replace(request, hooks=request.hooks[len(verdicts) :])
+            with Conversation(rest, folder) as conversation:
+                verdicts += conversation.verdicts()
+    for look in look_again:
+        verdicts += look()
+    return verdicts
+
+
+def _changes(subject: CheckSubject, before: Fingerprint) -> Iterator[Verdict]:
+    try:
+        problems = changed_since(before, subject.path, subject.manifest, subject.manifest_digest)
+    except OSError as error:
+        problems = [f"{error.filename or subject.path}: {error.strerror}"]
+    if problems:
+        shown = "; ".join(problems[:3]) + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")
+        yield Verdict(
+            hook=UNCHANGED,
+            outcome="refused",
+            reason=f"A hook, or the wrapper, changed the private copy of version {subject.version} while the hooks "
+            f"ran: {shown}."[:1000],
+            next_step="let hooks and wrappers write to their temporary folder (TMPDIR), never to the version's files",
+            measures={"changed_files": len(problems)},
+        )

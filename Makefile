@@ -40,8 +40,7 @@ check: lint  ## Run what a change must pass before it is shown: lint, then unit,
 lint: $(call INSTALLED,lint) tree  ## Check format, lint rules, types and the directions of imports.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	MYPYPATH=$(TREE) $(BIN)/mypy -p clipperfs
-	$(BIN)/mypy benchmarks
+	MYPYPATH=$(TREE):. $(BIN)/mypy -p clipperfs -p benchmarks
 	cd $(TREE) && $(BIN)/lint-imports --no-logo --config $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.import_linter_cache
 
 format: $(call INSTALLED,lint)  ## Put the code into the house format.

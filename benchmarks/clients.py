@@ -108,7 +108,7 @@ class Client(asyncio.Protocol):
 
 
 async def keep_asking(host: str, port: int, request: bytes, record: Record, first_reply: asyncio.Event) -> None:
-    """Keep one connection busy; a connection that is lost or hangs counts as one failed request, then a new one is made."""
+    """Keep one connection busy. One that is lost or hangs counts as one failed request, and is made anew."""
     loop = asyncio.get_running_loop()
     while True:
         start_s, lost, client = time.monotonic(), asyncio.Event(), None

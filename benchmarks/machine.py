@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ def describe_machine() -> dict[str, str]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {_memory_gib():.0f} GiB",
         "load before": " ".join(f"{value:.2f}" for value in os.getloadavg()),
+        "temporary": f"{tempfile.gettempdir()} on {_filesystem(tempfile.gettempdir())}",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
@@ -35,6 +37,13 @@ def _cpu_model() -> str:
 
 def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _filesystem(folder: str) -> str:
+    """Return the type of the filesystem that holds ``folder``: the mount with the longest matching path."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    holding = [(mount[1], mount[2]) for mount in mounts if Path(folder).resolve().is_relative_to(mount[1])]
+    return max(holding, key=lambda mount: len(mount[0]))[1]
 
 
 def _checkout() -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.server import Target, post
 from clipperfs import Daemon, Registry
 
-SLO = "500ms"
+SLO_US = 500_000
 """Long enough that the reply is the model's: a default would be quick, and no prediction."""
 
 LINEAR_WRAPPER = '''
@@ -57,7 +58,7 @@ def add_model(registry: Registry, name: str, files: Path, **policy: Any) -> None
     if policy:
         registry.policy(name, policy)
     registry.publish(name, "1", files, activate=True)
-    registry.app_register(name, input_type="floats", default_output="no answer", slo_us=500_000, link=name)
+    registry.app_register(name, input_type="floats", default_output="no answer", slo_us=SLO_US, link=name)
 
 
 @contextlib.contextmanager
@@ -72,26 +73,20 @@ def run_daemon(registry: Registry, folder: Path, **settings: Any) -> Iterator[Da
 
 
 def clipperfs_target(daemon: Daemon, app: str, name: str) -> Target:
-    """Return an application of a running daemon as a target. All its processes count: controller, frontends, replicas."""
+    """Return an application of a running daemon as a target: controller, frontends and replicas count as one."""
     url = f"http://127.0.0.1:{daemon.port}/{app}/predict"
-    return Target(name, url, int(daemon.status()["pid"]), expect_prediction())
+    return Target(name, url, int(daemon.status()["pid"]), expect_prediction)
 
 
-def expect_prediction() -> Callable[[bytes], None]:
-    """Return a check that a reply holds the model's output and not the default."""
-
-    def check(body: bytes) -> None:
-        reply = json.loads(body)
-        assert reply["default"] is False, reply
-        assert "output" in reply, reply
-
-    return check
+def expect_prediction(body: bytes) -> None:
+    """Check that a reply holds the model's output and not the default."""
+    reply = json.loads(body)
+    assert reply["default"] is False, reply
+    assert "output" in reply, reply
 
 
 def answers_defaulted(daemon: Daemon) -> float:
     """Return how many default outputs the daemon has given so far, from its own metrics."""
-    import urllib.request
-
     with urllib.request.urlopen(f"http://127.0.0.1:{daemon.port}/metrics", timeout=10) as reply:
         text = reply.read().decode()
     return sum(

@@ -1,0 +1,83 @@
+"""``python -m benchmarks.run``: run the benchmarks, print their tables. They inform; they never gate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import poll, predict, publish, switch
+from benchmarks.machine import describe_machine
+from benchmarks.tools import ToolMissing, require_tool
+
+BENCHMARKS: dict[
+    str, tuple[Callable[[Path, bool], dict[str, Any]], Callable[[dict[str, Any]], str], tuple[str, ...]]
+] = {
+    "predict": (
+        lambda folder, quick: predict.run_predict(folder, predict.QUICK if quick else predict.Plan()),
+        predict.render_predict,
+        ("wrk", "nginx"),
+    ),
+    "switch": (
+        lambda folder, quick: switch.run_switch(folder, switch.QUICK if quick else switch.Plan()),
+        switch.render_switch,
+        (),
+    ),
+    "publish": (
+        lambda folder, quick: publish.run_publish(folder, publish.QUICK if quick else publish.Plan()),
+        publish.render_publish,
+        (),
+    ),
+    "poll": (
+        lambda folder, quick: poll.run_poll(folder, poll.QUICK if quick else poll.Plan()),
+        poll.render_poll,
+        (),
+    ),
+}
+"""Of each: how it runs, how it prints, and the programs that it needs."""
+
+
+def main() -> int:
+    """Run what the command line asks for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (all when none is given)")
+    parser.add_argument("--quick", action="store_true", help="few and short rounds: does it work, not how fast is it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"no benchmark is called {min(unknown)!r}; there are {', '.join(BENCHMARKS)}")
+    names = [name for name in BENCHMARKS if not options.names or name in options.names]
+    try:
+        for name in names:
+            for tool in BENCHMARKS[name][2]:
+                require_tool(tool)
+    except ToolMissing as error:
+        print(error, file=sys.stderr)
+        return 1
+    results: dict[str, Any] = {"machine": describe_machine(), "quick": options.quick}
+    for label, text in results["machine"].items():
+        print(f"{label:12} {text}")
+    for name in names:
+        run, render, _ = BENCHMARKS[name]
+        began_s = time.monotonic()
+        place = Path(tempfile.mkdtemp(prefix="clipperfs-bench-"))
+        try:
+            results[name] = run(place, options.quick)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        results[name]["took_s"] = round(time.monotonic() - began_s, 1)
+        print(f"\n{render(results[name])}\n({results[name]['took_s']:.0f} s)", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

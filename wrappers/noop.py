@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar
 
-from clipperfs.errors import LoadFailed
 from clipperfs.wrapper import BytesAs, Inputs, LoadContext
+
+from .version_file import check_options
 
 
 class Noop:
@@ -20,9 +21,7 @@ class Noop:
 
     def load(self, context: LoadContext) -> None:
         """Read the options."""
-        unknown = set(context.options) - {"output", "delay_ms", "per_input_ms", "load_s"}
-        if unknown:
-            raise LoadFailed(f"noop has no option {min(unknown)!r}", hint="output, delay_ms, per_input_ms or load_s")
+        check_options(context, "noop", {"output", "delay_ms", "per_input_ms", "load_s"})
         self._output: Any = context.options.get("output", "0")
         self._delay_s = float(context.options.get("delay_ms", 0)) / 1000
         self._per_input_s = float(context.options.get("per_input_ms", 0)) / 1000

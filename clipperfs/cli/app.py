@@ -1,0 +1,121 @@
+"""``app``: applications, and the models that answer them."""
+
+from __future__ import annotations
+
+import click
+
+from clipperfs.cli.activate import reason_option
+from clipperfs.cli.call import Call
+from clipperfs.cli.frame import Group, command
+from clipperfs.cli.outcome import change_line
+from clipperfs.cli.text import table, visible
+from clipperfs.cli.value import DURATION_US
+from clipperfs.durations import format_duration
+
+INPUT_TYPES = ("ints", "floats", "doubles", "bytes", "strings")
+
+
+@click.group("app", cls=Group, short_help="Applications, and the models that answer them.")
+def app() -> None:
+    """Applications: an input type, a latency objective, a default output, and the model that answers."""
+
+
+@command(
+    "register",
+    examples=[
+        "clipperfs app register digit-reader --input-type doubles --default-output -1 --slo 100ms --link digits",
+    ],
+)
+@click.argument("name")
+@click.option("--input-type", required=True, type=click.Choice(INPUT_TYPES), help="Of what an input is made.")
+@click.option("--default-output", required=True, metavar="TEXT", help="The answer when there is no prediction in time.")
+@click.option("--slo", "slo_us", required=True, type=DURATION_US, help="Answer by then, always: 100ms, 2s, 1.5s.")
+@click.option("--link", metavar="MODEL", help="The model that answers.")
+@reason_option
+def register(
+    call: Call, name: str, input_type: str, default_output: str, slo_us: int, link: str | None, reason: str | None
+) -> None:
+    """Create the application NAME, or change its settings. The same again changes nothing."""
+    outcome = call.registry().app_register(
+        name, input_type=input_type, default_output=default_output, slo_us=slo_us, link=link, reason=reason
+    )
+    done = f"application {name} is registered{f' and linked to model {link}' if link else ''}"
+    call.emit(outcome, change_line(done, outcome))
+
+
+@command("link", examples=["clipperfs app link digit-reader digits"])
+@click.argument("name")
+@click.argument("model")
+@reason_option
+def link_model(call: Call, name: str, model: str, reason: str | None) -> None:
+    """Let MODEL answer the queries of application NAME. A link to another model is replaced."""
+    outcome = call.registry().app_link(name, model, reason=reason)
+    done = f"application {name} is linked to model {model}"
+    call.emit(outcome, change_line(done, outcome))
+
+
+@command("unlink", examples=["clipperfs app unlink digit-reader --reason 'being retrained'"])
+@click.argument("name")
+@reason_option
+def unlink_model(call: Call, name: str, reason: str | None) -> None:
+    """Let no model answer application NAME: its queries then get the default output."""
+    outcome = call.registry().app_unlink(name, reason=reason)
+    done = f"application {name} is linked to no model"
+    call.emit(outcome, change_line(done, outcome))
+
+
+@command("show", examples=["clipperfs app show digit-reader", "clipperfs app show digit-reader --json"])
+@click.argument("name")
+def show(call: Call, name: str) -> None:
+    """Show the application NAME."""
+    record = call.registry().app_show(name)
+    state = record.state
+
+    def text() -> str:
+        facts = {
+            "application": record.app,
+            "input type": state.input_type,
+            "latency objective": format_duration(state.slo_us),
+            "default output": state.default_output,
+            "linked model": ", ".join(link.model for link in state.links) or "-",
+            "record": f"{record.seq}, {record.op} by {record.actor} at {record.time}",
+        }
+        return "\n".join(f"{name:18} {visible(value)}" for name, value in facts.items())
+
+    call.emit(record, text)
+
+
+@command("list", examples=["clipperfs app list", "clipperfs app list --json"])
+def list_apps(call: Call) -> None:
+    """List the applications."""
+    registry = call.registry()
+    records = [registry.app_show(name) for name in registry.apps()]
+    call.emit(
+        [{"app": record.app, "seq": record.seq, **record.state.model_dump(mode="json")} for record in records],
+        lambda: table(
+            ("application", "input type", "slo", "model", "default output"),
+            [
+                (
+                    record.app,
+                    record.state.input_type,
+                    format_duration(record.state.slo_us),
+                    ",".join(link.model for link in record.state.links),
+                    record.state.default_output,
+                )
+                for record in records
+            ],
+        ),
+    )
+
+
+@command("delete", examples=["clipperfs app delete digit-reader"])
+@click.argument("name")
+@reason_option
+def delete(call: Call, name: str, reason: str | None) -> None:
+    """Delete the application NAME: queries to it get 404. Its history stays."""
+    outcome = call.registry().app_delete(name, reason=reason)
+    call.emit(outcome, change_line(f"application {name} is deleted", outcome))
+
+
+for each in (register, link_model, unlink_model, show, list_apps, delete):
+    app.add_command(each)

@@ -1,0 +1,102 @@
+"""``predict``: one query to a running daemon."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clipperfs.cli.call import Call
+from clipperfs.cli.frame import command
+from clipperfs.cli.text import visible
+from clipperfs.cli.value import DURATION
+
+
+@command(
+    "predict",
+    short_help="Ask an application for a prediction.",
+    examples=[
+        "clipperfs predict digit-reader '[0, 0.5, 1]'",
+        "clipperfs predict greeter '\"hello\"' --version 2",
+        "clipperfs predict digit-reader @rows.json --batch --json",
+    ],
+)
+@click.argument("app")
+@click.argument("input", metavar="INPUT")
+@click.option("--batch", is_flag=True, help="INPUT is an array of inputs; print one output a line.")
+@click.option("--version", metavar="VERSION", help="Ask this version or alias instead of the active one.")
+@click.option("--url", metavar="URL", help="The daemon's address.  [default: http://HOST:PORT of the settings]")
+@click.option("--port", type=click.IntRange(1, 65535), help="The daemon's port on this host.  [default: 1337]")
+@click.option(
+    "--timeout", "timeout_s", type=DURATION, default="60s", show_default=True, help="Give up after this (exit 7)."
+)
+def predict(
+    call: Call,
+    app: str,
+    input: str,  # noqa: A002
+    batch: bool,
+    version: str | None,
+    url: str | None,
+    port: int | None,
+    timeout_s: float,
+) -> None:
+    """Ask application APP for a prediction and print its output.
+
+    INPUT is JSON, @FILE for a file that holds JSON, or - for standard input. A default output is printed like any
+    other; stderr then says why. With --json: the whole reply.
+    """
+    if url and port:
+        raise click.UsageError("Give either --url or --port.")
+    from clipperfs.client import Client
+
+    value = read_input(input)
+    if batch and not isinstance(value, list):
+        raise click.UsageError("With --batch, INPUT is a JSON array of inputs.")
+    with Client(_address(call, url, port), timeout_s=timeout_s) as client:
+        if batch:
+            answers = client.predict(app, batch=value, version=version)
+            call.emit({"batch_predictions": answers}, lambda: "\n".join(_shown(each.output) for each in answers))
+        else:
+            answers = [client.predict(app, value, version=version)]
+            call.emit(answers[0], lambda: _shown(answers[0].output))
+    for why in dict.fromkeys(each.default_explanation for each in answers if each.default):
+        count = sum(each.default and each.default_explanation == why for each in answers)
+        which = "this is the default output" if not batch else f"{count} of {len(answers)} are the default output"
+        call.say(f"{which}: {visible(why or 'no reason was given')}")
+
+
+def read_input(text: str) -> Any:
+    """Return the JSON that INPUT stands for. Raises click.UsageError."""
+    source = text
+    if text == "-":
+        source = sys.stdin.read()
+    elif text.startswith("@"):
+        try:
+            source = Path(text[1:]).read_text()
+        except (OSError, ValueError) as error:
+            raise click.UsageError(f"INPUT {text}: cannot be read: {error}") from error
+    try:
+        value = json.loads(source)
+    except (ValueError, RecursionError) as error:
+        near = f" A text is quoted twice: '{json.dumps(text)}'." if source is text else ""
+        raise click.UsageError(f"INPUT is not JSON: {error}.{near}") from error
+    if value is None:
+        raise click.UsageError("INPUT is null; an input is a list of numbers or a text.")
+    return value
+
+
+def _address(call: Call, url: str | None, port: int | None) -> str:
+    if url:
+        return url
+    settings = call.settings(port=port)
+    if settings.url and port is None:
+        return settings.url
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _shown(output: Any) -> str:
+    return visible(output) if isinstance(output, str) else json.dumps(output)

@@ -1,0 +1,106 @@
+"""``init``, ``publish``, ``manifest`` and ``seal``: how files become versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from clipperfs.cli.activate import reason_option
+from clipperfs.cli.call import Call
+from clipperfs.cli.frame import command
+from clipperfs.cli.outcome import activation_text
+from clipperfs.cli.text import plural, short, size, visible
+
+if TYPE_CHECKING:
+    from clipperfs.registry import Published
+
+wrapper_option = click.option("--wrapper", metavar="KIND", help="Which wrapper loads it (see: clipperfs hook list).")
+activate_option = click.option("--activate", is_flag=True, help="Run the hooks and make it the active version.")
+
+
+@command("init", short_help="Create a registry.", examples=["clipperfs init /srv/models", "clipperfs init"])
+@click.argument("url", required=False)
+def init(call: Call, url: str | None) -> None:
+    """Create a registry at URL. Doing it again changes nothing."""
+    from clipperfs.registry import Registry
+
+    registry = Registry.init(url or call.registry_url(), **call.registry_options())
+    document = registry.describe()
+    call.emit(
+        {"url": registry.url, "registry": document},
+        f"registry {document.registry_id} at {registry.url} ({document.store_class})",
+    )
+
+
+@command(
+    "publish",
+    short_help="Copy files into the registry as a version.",
+    examples=[
+        "clipperfs publish digits 1 ./model",
+        "clipperfs publish digits 2 ./model --wrapper sklearn --activate --reason 'more data'",
+    ],
+)
+@click.argument("model")
+@click.argument("version")
+@click.argument("path", type=click.Path())
+@wrapper_option
+@activate_option
+@reason_option
+def publish(
+    call: Call, model: str, version: str, path: str, wrapper: str | None, activate: bool, reason: str | None
+) -> None:
+    """Copy the file or folder PATH into the registry as VERSION of MODEL.
+
+    Publishing is not activating, unless --activate is given or the model's policy says on-publish. Publishing the same
+    files again under the same version changes nothing; other files are a conflict (exit 4).
+    """
+    published = call.registry().publish(model, version, path, wrapper=wrapper, activate=activate, reason=reason)
+    call.emit(published, lambda: _published_text("published", published))
+
+
+@command(
+    "manifest",
+    short_help="Prepare a local folder for a plain copy.",
+    examples=["clipperfs manifest ./model --wrapper sklearn", "clipperfs manifest ./model --json"],
+)
+@click.argument("path", type=click.Path())
+@wrapper_option
+def manifest(call: Call, path: str, wrapper: str | None) -> None:
+    """Write manifest.json into the local folder PATH, so that any plain copy of it publishes safely.
+
+    Afterwards copy the folder to models/MODEL/versions/VERSION in the registry with cp, rsync or aws s3 cp: in whatever
+    order the files arrive, the version is not served before it is complete.
+    """
+    from clipperfs.publish import write_manifest
+    from clipperfs.workspace import default_actor
+
+    place, written = write_manifest(path, wrapper=wrapper, actor=call.settings().actor or default_actor())
+    call.emit(written, f"{visible(place)} lists {plural(len(written.files), 'file')}, {size(written.size_bytes)}")
+
+
+@command(
+    "seal",
+    short_help="Adopt a plain copy as a version.",
+    examples=["clipperfs seal digits 3", "clipperfs seal digits 3 --wrapper onnx --activate"],
+)
+@click.argument("model")
+@click.argument("version")
+@wrapper_option
+@activate_option
+@reason_option
+def seal(call: Call, model: str, version: str, wrapper: str | None, activate: bool, reason: str | None) -> None:
+    """Adopt a plain copy: list what is there now if it came without a manifest, and record it as VERSION of MODEL."""
+    published = call.registry().seal(model, version, wrapper=wrapper, activate=activate, reason=reason)
+    call.emit(published, lambda: _published_text("sealed", published))
+
+
+def _published_text(verb: str, published: Published) -> str:
+    name = f"{published.model}/{published.version}"
+    facts = f"manifest {short(published.manifest_digest)}, {size(published.size_bytes)}"
+    lines = [f"{name} was there already ({facts})" if published.was_there else f"{verb} {name} ({facts})"]
+    if published.activation is not None:
+        lines.append(activation_text(published.model, published.activation))
+    else:
+        lines.append(f"to make it active: clipperfs activate {published.model} {published.version}")
+    return "\n".join(lines)

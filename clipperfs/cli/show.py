@@ -1,0 +1,153 @@
+"""``list`` and ``show``: what the registry holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clipperfs.cli import exit as exit_table
+from clipperfs.cli.call import Call, plain
+from clipperfs.cli.frame import command
+from clipperfs.cli.outcome import record_line
+from clipperfs.cli.text import plural, short, size, table, visible
+from clipperfs.errors import NotFound, StoredDataError
+from clipperfs.names import split_reference
+
+if TYPE_CHECKING:
+    from clipperfs.view import ModelView, VersionView
+
+
+NOT_SAID = "(not said; taken over from the version that is active before it)"
+
+
+@command("list", short_help="List the models.", examples=["clipperfs list", "clipperfs list --json"])
+@click.pass_context
+def list_models(context: click.Context, call: Call) -> None:
+    """List the models: which version is active, which was before, how many are there, and which are still incoming.
+
+    A model whose records are damaged is shown as such, beside the others (exit 5).
+    """
+    registry = call.registry()
+    rows: list[dict[str, Any]] = []
+    for name in registry.models():
+        try:
+            rows.append(_summary(registry.show(name)))
+        except StoredDataError as error:
+            rows.append({"model": name, "error": error.as_document()})
+        except NotFound:
+            continue  # an empty folder, or one that went away meanwhile
+    call.emit(rows, lambda: _list_text(rows))
+    if any("error" in row for row in rows):
+        context.exit(exit_table.VERIFICATION_FAILED)
+
+
+def _summary(view: ModelView) -> dict[str, Any]:
+    state = view.record.state if view.record is not None else None
+    return {
+        "model": view.model,
+        "active": state.active.version if state and state.active else None,
+        "previous": state.previous.version if state and state.previous else None,
+        "seq": view.record.seq if view.record is not None else 0,
+        "versions": [version.version for version in view.versions if version.state == "complete"],
+        "incoming": [version.version for version in view.versions if version.state == "incoming"],
+        "broken": [version.version for version in view.versions if version.state == "broken"],
+    }
+
+
+def _list_text(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "no models yet; publish one with: clipperfs publish MODEL VERSION PATH"
+    cells: list[tuple[Any, ...]] = []
+    for row in rows:
+        if "error" in row:
+            cells.append((row["model"], None, None, None, f"DAMAGED: {row['error']['message']}"))
+            continue
+        notes = ", ".join(row["incoming"])
+        if row["broken"]:
+            notes += f"{'; ' if notes else ''}broken: {', '.join(row['broken'])}"
+        cells.append((row["model"], row["active"], row["previous"], len(row["versions"]), notes))
+    return table(("model", "active", "previous", "versions", "incoming"), cells)
+
+
+@command(
+    "show",
+    short_help="Show a model or a version.",
+    examples=["clipperfs show digits", "clipperfs show digits/3", "clipperfs show digits --json"],
+)
+@click.argument("reference", metavar="MODEL[/VERSION]")
+def show(call: Call, reference: str) -> None:
+    """Show a model, or one version of it; of an incoming version also what has not arrived yet."""
+    model, version = split_reference(reference)
+    registry = call.registry()
+    if version is None:
+        view = registry.show(model)
+        call.emit(view, lambda: _model_text(view))
+    else:
+        one = registry.show_version(model, version)
+        call.emit({"model": model, **plain(one)}, lambda: _version_text(model, one))
+
+
+def _model_text(view: ModelView) -> str:
+    facts: dict[str, Any] = {"model": view.model}
+    if view.record is not None:
+        state = view.record.state
+        facts["active"] = state.active.version if state.active else "-"
+        facts["previous"] = state.previous.version if state.previous else "-"
+        facts["aliases"] = ", ".join(f"{name}={to.version}" for name, to in sorted(state.aliases.items())) or "-"
+        facts["pinned"] = ", ".join(pin.version for pin in state.pins) or "-"
+        changed = state.policy.model_dump(mode="json", exclude_defaults=True)
+        facts["policy"] = ", ".join(f"{key}={value}" for key, value in changed.items()) or "default"
+        facts["newest"] = record_line(view.record)
+    else:
+        facts["newest"] = "no record yet: nothing has been published or adopted"
+    lines = [f"{name:9} {visible(value)}" for name, value in facts.items()]
+    rows = [
+        (each.version, each.state, size(each.size_bytes), short(each.manifest_digest), _role(each), _missing(each))
+        for each in view.versions
+    ]
+    if rows:
+        lines += ["", table(("version", "state", "size", "manifest", "role", "missing"), rows)]
+    lines += [f"ignored: {visible(name)}" for name in view.ignored]
+    return "\n".join(lines)
+
+
+def _version_text(model: str, view: VersionView) -> str:
+    facts: dict[str, Any] = {
+        "version": f"{model}/{view.version}",
+        "state": view.state,
+        "role": _role(view) or "-",
+        "size": size(view.size_bytes),
+        "manifest": view.manifest_digest or "-",
+    }
+    if view.manifest is not None:
+        settings = view.manifest.settings
+        facts["created"] = f"{view.manifest.created} by {view.manifest.created_by}"
+        facts["wrapper"] = settings.wrapper.kind if settings.wrapper else NOT_SAID
+        facts["inputs"] = settings.input_type or NOT_SAID
+        facts["hooks"] = ", ".join(hook.name for hook in settings.hooks or []) or "-"
+        if settings.description:
+            facts["about"] = settings.description
+    lines = [f"{name:9} {visible(value)}" for name, value in facts.items()]
+    lines += [f"missing   {visible(what)}" for what in view.missing]
+    lines += [f"wrong     {visible(what)}" for what in view.wrong]
+    lines += [f"extra     {visible(what)} (not in the manifest: never served)" for what in view.extra]
+    if view.manifest is not None and view.manifest.files:
+        rows = [(short(file.sha256), size(file.size), file.path) for file in view.manifest.files]
+        lines += ["", table(("sha256", "size", "file"), rows)]
+    return "\n".join(lines)
+
+
+def _role(view: VersionView) -> str:
+    roles = ["active"] if view.is_active else []
+    roles += ["previous"] if view.is_previous else []
+    roles += ["pinned"] if view.is_pinned else []
+    roles += [f"alias {name}" for name in view.aliases]
+    roles += [view.retired] if view.retired else []
+    return ", ".join(roles)
+
+
+def _missing(view: VersionView) -> str:
+    shown = [*view.missing[:3], *view.wrong[:3]]
+    more = len(view.missing) + len(view.wrong) - len(shown)
+    return ", ".join(shown) + (f" and {plural(more, 'more file')}" if more > 0 else "")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-MARK = "CLIPPERFS_TEST_SESSION"
+MARK = "PYTEST_OF_CLIPPERFS"
 """Every process that a test starts inherits it, so that those which outlive the session are found."""
 
 _leftovers: list[str] = []
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Directly in /tmp: the path of a unix socket has at most 107 bytes.
     place = Path(tempfile.mkdtemp(prefix="cfs-", dir="/tmp"))
     _places.append(place)
-    for name in [name for name in os.environ if name.startswith("CLIPPERFS_") and name != MARK]:
+    for name in [name for name in os.environ if name.startswith("CLIPPERFS_")]:
         del os.environ[name]
     for name, folder in (
         ("XDG_STATE_HOME", "state"),

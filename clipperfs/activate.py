@@ -33,6 +33,7 @@ from clipperfs.ledger import Draft, Head
 from clipperfs.limits import LIMITS
 from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import ModelName, VersionName, version_name
+from clipperfs.publish import find_recorded
 from clipperfs.workspace import Workspace
 
 MEASURE_CHARS = 200
@@ -81,15 +82,14 @@ def activate(
     _require_seq(base, expect_seq, model)
     state = base.record.state if base else ModelState()
     _require_not_retired(state, model, version)
-    recorded = known_digest(state, version)
-    if recorded is not None and state.active is not None and state.active.version == version:
+    if state.active is not None and state.active.version == version:
         return Outcome(base.record if base else None, changed=False)
     return _move(
         workspace,
         model,
         version,
         base,
-        digest=recorded,
+        digest=recorded_digest(workspace, model, version, state),
         op="activate",
         reason=reason,
         emergency=False,
@@ -130,7 +130,7 @@ def roll_back(
         model,
         target,
         base,
-        digest=known_digest(state, target),
+        digest=recorded_digest(workspace, model, target, state),
         op="rollback",
         reason=reason,
         emergency=not all_hooks,
@@ -142,7 +142,7 @@ def run_hooks_on(workspace: Workspace, model: ModelName, version: VersionName) -
     """Run every hook that an activation would run, keep the report, and move nothing."""
     base = workspace.model_ledger(model).head()
     state = base.record.state if base else ModelState()
-    candidate = prepare(workspace, model, version, state, known_digest(state, version))
+    candidate = prepare(workspace, model, version, state, recorded_digest(workspace, model, version, state))
     with candidate.copy.lease:
         return _check(workspace, model, version, base, candidate, emergency=False)[0]
 
@@ -193,6 +193,17 @@ def known_digest(state: ModelState, version: str) -> Digest | None:
     """Return the manifest digest that the newest record binds a version to, if it names that version."""
     pointers = [state.active, state.previous, *state.aliases.values(), *state.pins]
     return next((Digest(pointer.manifest) for pointer in pointers if pointer and pointer.version == version), None)
+
+
+def recorded_digest(workspace: Workspace, model: ModelName, version: VersionName, state: ModelState) -> Digest | None:
+    """Return the manifest digest that the log binds a version to: no other content may ever go by its name.
+
+    Looks at the newest record first, then back through the log; ``None`` when the version was never recorded.
+    """
+    digest = known_digest(state, version)
+    if digest is None and (record := find_recorded(workspace, model, version)) is not None:
+        digest = Digest(record.record.evidence.manifest) if record.record.evidence.manifest else None
+    return digest
 
 
 def _move(

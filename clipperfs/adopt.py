@@ -52,10 +52,11 @@ class Assessment:
 
 def assess(entries: Iterable[Entry], manifest_data: bytes | None) -> Assessment:
     """Judge a version by its listing and its manifest's bytes. Pure."""
-    found = {entry.name: entry for entry in entries}
+    expected = (entry for entry in entries if layout.is_payload(entry.name) or entry.name in layout.NOT_PAYLOAD)
+    found = {entry.name: entry for entry in expected}
     listing = digest_bytes(repr(sorted((entry.name, entry.size, entry.token) for entry in found.values())).encode())
     marker = next((name for name in layout.MARKER_FILES if name in found), None)
-    size_bytes = sum(entry.size for name, entry in found.items() if name not in layout.NOT_PAYLOAD)
+    size_bytes = sum(entry.size for name, entry in found.items() if layout.is_payload(name))
     wrong = [f"{name} is a {entry.kind}" for name, entry in sorted(found.items()) if entry.kind != "file"]
     manifest, missing = None, []
     if manifest_data is None:
@@ -79,7 +80,7 @@ def assess(entries: Iterable[Entry], manifest_data: bytes | None) -> Assessment:
             elif entry.kind == "file" and entry.size > wanted.size:
                 wrong.append(f"{wanted.path} has {entry.size} bytes, the manifest says {wanted.size}")
         listed = {wanted.path for wanted in manifest.files}
-        extra = sorted(name for name in found if name not in listed and name not in layout.NOT_PAYLOAD)
+        extra = sorted(name for name in found if name not in listed and layout.is_payload(name))
     state: VersionState = "broken" if wrong else "incoming" if missing else "complete"
     return Assessment(state, manifest, digest, missing, wrong, extra, marker, listing, size_bytes)
 
@@ -194,7 +195,7 @@ def _hash_files(workspace: Workspace, model: ModelName, version: VersionName) ->
     payload = [
         entry
         for entry in workspace.store.walk(layout.version(model, version))
-        if entry.name not in layout.NOT_PAYLOAD and entry.kind == "file"
+        if layout.is_payload(entry.name) and entry.kind == "file"
     ]
     if not payload:
         raise IncompleteVersion(f"version {version} of model {model} holds no files yet", missing=[])

@@ -96,12 +96,16 @@ def _collect_versions(
             report.kept.append((subject, f"deleted, but replica {in_use[model, name]} has it loaded"))
         else:
             version = version_name(name)
+            now_head = workspace.model_ledger(model).head()
+            if now_head is None or now_head.record.state.retired.get(name) != mark:
+                report.kept.append((subject, "restored meanwhile"))
+                continue
             report.purged.append(subject)
             report.freed_bytes += _purge(workspace, model, version, dry_run)
 
 
 def _purge(workspace: Workspace, model: ModelName, version: VersionName, dry_run: bool) -> int:
-    """Remove a version's payload; return its size. The tombstone comes first, so that nobody takes the rest for whole."""
+    """Remove a version's payload; return its size. The tombstone comes first: nobody takes the rest for whole."""
     folder = layout.version(model, version)
     keep = (layout.MANIFEST_FILE, layout.TOMBSTONE_FILE)
     payload = [entry for entry in workspace.store.walk(folder) if entry.name not in keep]

@@ -131,6 +131,14 @@ def change(unix_ms: int, nonce: str) -> Key:
     return Key(f"{CHANGES}/{unix_ms:013d}-{nonce}")
 
 
+def is_payload(path: str) -> bool:
+    """Say whether a file found at ``path`` in a version is payload: neither the registry's own nor a writer's claim.
+
+    A payload file may still have a path that :func:`path_problem` refuses, such as one below a folder ``READY``.
+    """
+    return path not in NOT_PAYLOAD and ("/" in path or not path.startswith(CLAIM_PREFIX))
+
+
 def is_change(file_name: str) -> bool:
     """Say whether a file name in ``changes/`` is that of a hint."""
     return _HINT.fullmatch(file_name) is not None

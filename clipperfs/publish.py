@@ -250,7 +250,7 @@ def _scan(top: Path) -> list[SourceFile]:
                 path = Path(folder, name)
                 entry = os.lstat(path)
                 inner = path.relative_to(top).as_posix()
-                if stat.S_ISDIR(entry.st_mode) or inner in layout.NOT_PAYLOAD:
+                if stat.S_ISDIR(entry.st_mode) or not layout.is_payload(inner):
                     continue
                 if not stat.S_ISREG(entry.st_mode):
                     what = "a link" if stat.S_ISLNK(entry.st_mode) else "a special file"

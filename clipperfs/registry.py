@@ -307,7 +307,7 @@ class Registry:
         """Return a verified private copy of a version in the local cache. See ``materialise.materialise``."""
         names = model_name(model), version_name(version)
         head = self.head(model)
-        digest = _activate.known_digest(head.record.state, version) if head else None
+        digest = _activate.recorded_digest(self._workspace, *names, head.record.state) if head else None
         return materialise(self._workspace, *names, digest=digest)
 
     # Applications

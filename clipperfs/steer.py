@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clipperfs.activate import Outcome, known_digest, prepare
+from clipperfs.activate import Outcome, prepare, recorded_digest
 from clipperfs.adopt import look_at
 from clipperfs.digest import Digest
 from clipperfs.documents import Evidence, ModelRecord, ModelState, Pointer, Policy, Retirement, utc_now
@@ -199,7 +199,7 @@ def _pointer_maker(
     """Verify a version once, and return how to point to it from whatever state the record is appended to."""
     head = workspace.model_ledger(model).head()
     state = head.record.state if head else ModelState()
-    candidate = prepare(workspace, model, version, state, known_digest(state, version))
+    candidate = prepare(workspace, model, version, state, recorded_digest(workspace, model, version, state))
     candidate.copy.lease.release()
     digest: Digest = candidate.copy.manifest_digest
 

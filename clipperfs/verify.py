@@ -82,12 +82,13 @@ def _verify_model(
     there = version_names(workspace, model)
     if not there and not heads:
         raise NotFound(f"there is no model {model}", hint="'clipperfs list' shows the models")
-    for pointer in pointers:
-        if pointer.version not in there:
-            report.add(f"{model}/{pointer.version}", "a pointer of the newest record names it, but it is not there")
+    missing = {pointer.version for pointer in pointers} - set(there)
+    for gone in sorted(missing):
+        report.add(f"{model}/{gone}", "a pointer of the newest record names it, but it is not there")
     for head in heads:
         _verify_evidence(workspace, head, report)
-    for version in versions if versions is not None else there:
+    everything = sorted({*there, *map(VersionName, recorded)} - {VersionName(gone) for gone in missing})
+    for version in versions if versions is not None else everything:
         _verify_version(workspace, model, version, recorded.get(version), report)
 
 

@@ -134,8 +134,8 @@ def delete(
 
     Raises NotFound, or Conflict when the version is in use or its payload is gone already.
     """
-    there = look_at(workspace, model, version)
-    if there.state == "purged":
+    is_purged = look_at(workspace, model, version).state == "purged"
+    if is_purged and restore:
         raise Conflict(
             f"the payload of version {version} of model {model} has been deleted",
             hint="publish the same files under a new version name",
@@ -144,6 +144,8 @@ def delete(
     def change(state: ModelState, seq: int) -> ModelState:
         if restore:
             return _without(state, version)
+        if is_purged:
+            return state
         mark = state.retired.get(version)
         if mark is not None and mark.stage == "deleted":
             return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,7 +92,9 @@ class FaultStore:
         if len(self.calls) != self.at:
             return call()
         if self.fault in ("crash-after", "lost"):
-            call()
+            answer = call()
+            if isinstance(answer, io.IOBase):
+                answer.close()
         if self.fault in ("crash", "crash-after"):
             self.has_crashed = True
             raise Crashed(f"{method} {key}")

@@ -17,8 +17,9 @@ export PIP_ROOT_USER_ACTION := ignore
 BIN := $(abspath $(VENV))/bin
 # Installed once for this content of the packaging files at this place: times of files say nothing after a clone,
 # and an environment that moved with its checkout would go on importing from the old place.
+# One environment for everything: what mypy finds depends on what is installed.
 FINGERPRINT := $(shell { pwd; cat setup.cfg constraints.txt; } | sha256sum | cut -c1-16)
-INSTALLED = $(VENV)/.installed-$(1)-$(FINGERPRINT)
+INSTALLED := $(VENV)/.installed-$(FINGERPRINT)
 # clipperfs/ with its siblings inside it, as an installed package has them. mypy and import-linter follow folders,
 # not the import hook of an editable install.
 TREE := $(VENV)/tree
@@ -28,41 +29,41 @@ TREE := $(VENV)/tree
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
-demo: $(call INSTALLED,test)  ## Run the main job: publish, serve, switch under load, refuse, roll back.
+demo: $(INSTALLED)  ## Run the main job: publish, serve, switch under load, refuse, roll back.
 	$(BIN)/clipperfs demo
 
-test: $(call INSTALLED,test)  ## Run all tests: unit, property, spec, integration, e2e. Under ten minutes on two cores.
+test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. Under ten minutes on two cores.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
 
 check: lint  ## Run what a change must pass before it is shown: lint, then unit, property and spec tests. Under two minutes.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/property tests/spec
 
-lint: $(call INSTALLED,lint) tree  ## Check format, lint rules, types and the directions of imports.
+lint: $(INSTALLED) tree  ## Check format, lint rules, types and the directions of imports.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=$(TREE):. $(BIN)/mypy -p clipperfs -p benchmarks
 	cd $(TREE) && $(BIN)/lint-imports --no-logo --config $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.import_linter_cache
 
-format: $(call INSTALLED,lint)  ## Put the code into the house format.
+format: $(INSTALLED)  ## Put the code into the house format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(call INSTALLED,test)  ## Measure predict, switch, publish and poll beside their references (BENCH_ARGS=--quick).
+bench: $(INSTALLED)  ## Measure predict, switch, publish and poll beside their references (BENCH_ARGS=--quick).
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 clean:  ## Remove the environment and everything that was generated.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-tree: $(call INSTALLED,lint)
+tree: $(INSTALLED)
 	@rm -rf $(TREE) && mkdir -p $(TREE)/clipperfs
 	@ln -s $(CURDIR)/clipperfs/* $(CURDIR)/serverd $(CURDIR)/wrappers $(CURDIR)/hooks $(TREE)/clipperfs/
 
-$(VENV)/.installed-%-$(FINGERPRINT): setup.cfg constraints.txt
+$(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "clipperfs needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Say which: make PYTHON=python3.12 …" >&2; exit 1; }
 	@{ grep -qF "$(abspath $(VENV))" $(VENV)/bin/activate && $(BIN)/python -c ''; } 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "making $(VENV) failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Installing clipperfs[$*] into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --editable '.[$*]' --constraint constraints.txt
-	@rm -f $(VENV)/.installed-$*-* && touch $@
+	@echo "Installing clipperfs[test,lint] into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --editable '.[test,lint]' --constraint constraints.txt
+	@rm -f $(VENV)/.installed-* && touch $@

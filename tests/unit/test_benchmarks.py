@@ -1,0 +1,92 @@
+"""The benchmarks' arithmetic: medians, ratios within a round, and what clients saw around a switch."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from benchmarks.clients import ANSWERED, DEFAULTED, FAILED
+from benchmarks.load import Measurement
+from benchmarks.machine import cpu_seconds, describe_machine, process_tree
+from benchmarks.predict import summarise_cell
+from benchmarks.switch import Replies, summarise
+from benchmarks.table import render_table, spread
+
+
+def measurement(rate: float, failed: int = 0) -> Measurement:
+    return Measurement(rate, p50_ms=1.0, p99_ms=2.0, cpu_us=10.0, failed=failed)
+
+
+def test_spread_of_three_is_the_middle_with_the_extremes() -> None:
+    assert spread([3.0, 1.0, 10.0]).document() == {"median": 3.0, "low": 1.0, "high": 10.0}
+
+
+def test_table_aligns_the_first_column_left_and_the_others_right() -> None:
+    assert render_table(["what", "n"], [["a", 1], ["long one", 1000]]).splitlines() == [
+        "| what     |    n |",
+        "|----------|-----:|",
+        "| a        |    1 |",
+        "| long one | 1000 |",
+    ]
+
+
+def test_ratio_is_taken_within_a_round_and_not_between_medians() -> None:
+    # The machine slows down by half from round to round, for both servers alike.
+    cell = {
+        "echo": [measurement(400), measurement(200), measurement(100)],
+        "clipperfs": [measurement(200), measurement(100, failed=2), measurement(50)],
+    }
+    [_, row] = summarise_cell("noop", 32, cell, defaulted=3)
+    assert row["ratio_to_echo"] == {"median": 0.5, "low": 0.5, "high": 0.5}
+    assert row["failed"] == 2
+    assert row["defaulted"] == 3
+
+
+def replies(rows: list[tuple[float, float, int, str]]) -> Replies:
+    end_s, latency_s, outcome, version = zip(*rows, strict=True)
+    return Replies(np.array(end_s), np.array(latency_s), np.array(outcome, dtype=np.int8), np.array(version))
+
+
+CALM = [(at / 10, 0.001, ANSWERED, "1") for at in range(80, 100)]
+
+
+def test_switch_counts_from_the_commit_to_the_first_new_answer() -> None:
+    rows = [*CALM, (10.2, 0.001, ANSWERED, "1"), (10.7, 0.004, ANSWERED, "2"), (11.0, 0.001, ANSWERED, "2")]
+    found = summarise(replies(rows), [(10.0, 10.1, "2")])
+    assert found["commit_to_first_ms"]["median"] == pytest.approx(600)
+    assert found["longest_gap_ms"] == pytest.approx(500)
+    assert found["longest_ms"] == pytest.approx(4)
+    assert (found["failed"], found["defaulted"], found["stale"]) == (0, 0, 0)
+
+
+def test_switch_counts_failures_defaults_and_stale_answers() -> None:
+    rows = [
+        *CALM,
+        (10.2, 0.001, FAILED, ""),
+        (10.3, 0.001, DEFAULTED, ""),
+        (10.7, 0.001, ANSWERED, "2"),
+        (10.71, 0.1, ANSWERED, "1"),  # was sent before the first new answer: no fault
+        (10.9, 0.001, ANSWERED, "1"),  # was sent after it: stale
+    ]
+    found = summarise(replies(rows), [(10.0, 10.1, "2")])
+    assert (found["failed"], found["defaulted"], found["stale"]) == (1, 1, 1)
+
+
+def test_switch_to_a_version_that_never_answers_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="version 2 has not answered"):
+        summarise(replies(CALM), [(9.0, 9.1, "2")])
+
+
+def test_process_tree_holds_this_process_and_cpu_time_grows() -> None:
+    before_s = cpu_seconds([os.getpid()])
+    while cpu_seconds([os.getpid()]) < before_s + 0.02:
+        sum(range(10_000))
+    assert os.getpid() in process_tree(os.getppid())
+
+
+def test_machine_description_names_no_path_but_the_temporary_folder() -> None:
+    description = describe_machine()
+    assert description["python"]
+    assert not any("/" in text for label, text in description.items() if label in ("machine", "packages", "checkout"))

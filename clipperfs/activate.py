@@ -375,10 +375,10 @@ def _require_seq(base: Head[ModelRecord] | None, expected: int | None, model: Mo
 def _require_not_retired(state: ModelState, model: ModelName, version: VersionName) -> None:
     if version in state.retired:
         stage = state.retired[version].stage
-        undo = f"clipperfs {'delete' if stage == 'deleted' else 'retire'} {model} {version}"
+        undo = {"retired": f"retire {model} {version} --undo", "deleted": f"delete {model} {version} --restore"}
         raise Conflict(
             f"version {version} of model {model} is {stage}",
-            hint=f"'{undo} {'--restore' if stage == 'deleted' else '--undo'}' brings it back",
+            hint=f"'clipperfs {undo[stage]}' brings it back" if stage in undo else "publish it under another name",
         )
 
 

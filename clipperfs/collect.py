@@ -12,10 +12,10 @@ from datetime import datetime
 from clipperfs import layout
 from clipperfs.digest import digest_bytes
 from clipperfs.documents import ModelState, ReplicaStatus, Tombstone, canonical_bytes, parse_document, utc_now
-from clipperfs.errors import InvalidDocument, StoredDataError
+from clipperfs.errors import Conflict, InvalidDocument, StoredDataError
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName, model_name, version_name
-from clipperfs.steer import forget_purged
+from clipperfs.steer import begin_purge, end_purge
 from clipperfs.view import model_names
 from clipperfs.workspace import Workspace
 
@@ -86,19 +86,21 @@ def _collect_versions(
     head = workspace.model_ledger(model).head()
     state = head.record.state if head else ModelState()
     for name, mark in state.retired.items():
-        if mark.stage != "deleted":
+        if mark.stage == "retired":
             continue
         subject = f"{model}/{name}"
         left_s = _unix_s(mark.time) + state.policy.grace_s - now
-        if left_s > 0:
+        if mark.stage == "deleted" and left_s > 0:
             report.kept.append((subject, f"deleted; restorable for another {_span(left_s)}"))
         elif (model, name) in in_use:
             report.kept.append((subject, f"deleted, but replica {in_use[model, name]} has it loaded"))
         else:
             version = version_name(name)
-            now_head = workspace.model_ledger(model).head()
-            if now_head is None or now_head.record.state.retired.get(name) != mark:
-                report.kept.append((subject, "restored meanwhile"))
+            try:
+                if mark.stage == "deleted" and not dry_run:
+                    begin_purge(workspace, model, version, mark)
+            except Conflict as conflict:
+                report.kept.append((subject, conflict.message))
                 continue
             report.purged.append(subject)
             report.freed_bytes += _purge(workspace, model, version, dry_run)
@@ -121,7 +123,7 @@ def _purge(workspace: Workspace, model: ModelName, version: VersionName, dry_run
         workspace.store.create(layout.tombstone(model, version), canonical_bytes(tombstone))
         for entry in payload:
             workspace.store.delete(f"{folder}/{entry.name}")
-        forget_purged(workspace, model, version)
+        end_purge(workspace, model, version)
     return sum(entry.size for entry in payload)
 
 

@@ -206,7 +206,7 @@ def record_version(
 
     def decide(base: Head[ModelRecord] | None) -> Draft | None:
         state = base.record.state if base else ModelState()
-        if version in state.retired and state.retired[version].stage == "deleted":
+        if version in state.retired and state.retired[version].stage != "retired":
             raise Conflict(
                 f"version {version} of model {model} is deleted",
                 hint=f"'clipperfs delete {model} {version} --restore' brings it back; or take another version name",

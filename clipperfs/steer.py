@@ -112,7 +112,7 @@ def retire(workspace: Workspace, model: ModelName, version: VersionName, *, undo
     def change(state: ModelState, seq: int) -> ModelState:
         there = state.retired.get(version)
         if undo:
-            if there is not None and there.stage == "deleted":
+            if there is not None and there.stage != "retired":
                 raise Conflict(
                     f"version {version} of model {model} is deleted",
                     hint=f"'clipperfs delete {model} {version} --restore' brings it back",
@@ -142,12 +142,12 @@ def delete(
         )
 
     def change(state: ModelState, seq: int) -> ModelState:
+        mark = state.retired.get(version)
+        if restore and mark is not None and mark.stage == "purging":
+            raise Conflict(f"the payload of version {version} of model {model} is being deleted")
         if restore:
             return _without(state, version)
-        if is_purged:
-            return state
-        mark = state.retired.get(version)
-        if mark is not None and mark.stage == "deleted":
+        if is_purged or (mark is not None and mark.stage != "retired"):
             return state
         _require_unused(state, model, version)
         return _with(state, version, Retirement(stage="deleted", seq=seq, time=utc_now()))
@@ -156,17 +156,24 @@ def delete(
     return _commit(workspace, model, op, change, None, reason, Evidence(version=version))
 
 
-def forget_purged(workspace: Workspace, model: ModelName, version: VersionName) -> Outcome:
-    """Record that a deleted version's payload is gone."""
-    return _commit(
-        workspace,
-        model,
-        "purge",
-        lambda state, seq: _without(state, version),
-        None,
-        None,
-        Evidence(version=version),
-    )
+def begin_purge(workspace: Workspace, model: ModelName, version: VersionName, mark: Retirement) -> Outcome:
+    """Record that a deleted version's payload is about to go: from here on nobody can restore it.
+
+    Raises Conflict when it was restored since ``mark`` was read.
+    """
+
+    def change(state: ModelState, seq: int) -> ModelState:
+        if state.retired.get(version) != mark:
+            raise Conflict(f"version {version} of model {model} was restored meanwhile")
+        return _with(state, version, Retirement(stage="purging", seq=seq, time=utc_now()))
+
+    return _commit(workspace, model, "purge", change, None, None, Evidence(version=version))
+
+
+def end_purge(workspace: Workspace, model: ModelName, version: VersionName) -> Outcome:
+    """Record that a purged version's payload is gone."""
+    evidence = Evidence(version=version)
+    return _commit(workspace, model, "purged", lambda state, seq: _without(state, version), None, None, evidence)
 
 
 def _commit(

@@ -69,9 +69,9 @@ class Pointer(Document):
 
 
 class Retirement(Document):
-    """A version on its way out: retired (not to be activated), then deleted (payload goes after the grace)."""
+    """A version on its way out: retired (not to be activated), deleted (restorable for the grace), then purging."""
 
-    stage: Literal["retired", "deleted"]
+    stage: Literal["retired", "deleted", "purging"]
     seq: int = Field(ge=1)
     time: str
 

@@ -54,7 +54,9 @@ class World:
         from clipperfs import layout
         from clipperfs.documents import RegistryDocument, canonical_bytes
 
-        document = RegistryDocument(registry_id="r" * 16, created="2026-01-01T00:00:00Z", created_by="t", store_class="x")
+        document = RegistryDocument(
+            registry_id="r" * 16, created="2026-01-01T00:00:00Z", created_by="t", store_class="x"
+        )
         self.store.create(layout.REGISTRY, canonical_bytes(document))
         registry, _ = self.open()
         registry.publish("m", "1", self.source("1"), activate=True)

@@ -69,7 +69,11 @@ def test_create_on_a_full_disk_says_so_and_leaves_nothing(small_disk: Path) -> N
 
 @pytest.mark.parametrize(
     ("given", "spelled"),
-    [("/srv/models", "file:///srv/models"), ("file:///srv//models/", "file:///srv/models"), ("memory://x", "memory://x")],
+    [
+        ("/srv/models", "file:///srv/models"),
+        ("file:///srv//models/", "file:///srv/models"),
+        ("memory://x", "memory://x"),
+    ],
 )
 def test_addresses_have_one_spelling(given: str, spelled: str) -> None:
     assert canonical_url(given) == spelled

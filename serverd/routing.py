@@ -62,6 +62,7 @@ class VersionRoute:
     """Unique for each load of a version: two loads of one version never share queries."""
     manifest: str
     input_type: str
+    """Empty while it is not known, which it is once there are replicas."""
     replicas: tuple[str, ...] = ()
     """Identities in hex of the replicas that are ready."""
     input_size: int | None = None
@@ -145,12 +146,14 @@ class AppRoute:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The version that answers a query, or why none does: exactly one of ``version`` and ``explanation`` is set."""
+    """The version that answers a query (all of the first three), or why none does (the last two)."""
 
-    model: str | None = None
-    name: str | None = None
+    model: str = ""
+    name: str = ""
     version: VersionRoute | None = None
-    explanation: str | None = None
+    reason: str = ""
+    """One of ``counters.REASONS``."""
+    explanation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +194,21 @@ class RoutingTable:
         """
         model = None if app.model is None else self.models.get(app.model)
         if model is None or app.model is None:
-            return Choice(explanation=NO_MODEL)
+            return Choice(reason="no_model", explanation=NO_MODEL)
         name = model.active if pin is None else model.aliases.get(pin, pin)
         if name is None:
-            return Choice(explanation=model.unavailable or NO_MODEL)
+            if model.unavailable is None:
+                return Choice(reason="no_model", explanation=NO_MODEL)
+            return Choice(reason="unavailable", explanation=model.unavailable)
         version = model.versions.get(name)
         if version is None:
             if pin is not None:
-                return Choice(explanation=explain_not_loaded(app.model, pin))
-            return Choice(explanation=model.unavailable or explain_loading(app.model, name))
-        if version.input_type != app.input_type:
-            return Choice(explanation=explain_input_type(app.model, version.input_type))
+                return Choice(reason="not_loaded", explanation=explain_not_loaded(app.model, pin))
+            loading = model.unavailable or explain_loading(app.model, name)
+            return Choice(reason="unavailable", explanation=loading)
         if not version.replicas:
-            reason = version.unavailable or model.unavailable or explain_crashed(app.model, name)
-            return Choice(explanation=reason)
+            explanation = version.unavailable or model.unavailable or explain_crashed(app.model, name)
+            return Choice(reason="unavailable", explanation=explanation)
+        if version.input_type != app.input_type:
+            return Choice(reason="input_type", explanation=explain_input_type(app.model, version.input_type))
         return Choice(model=app.model, name=name, version=version)

@@ -1,0 +1,405 @@
+"""From waiting queries to batches on replicas and back: sending, retries, deadlines and the drain of old versions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+from clipperfs import wire
+
+from .batching import SLO_SHARE
+from .cache import PredictionCache
+from .counters import Counters
+from .pending import DeadlineLanes, Query
+from .routing import SLO_MISSED, RoutingTable, VersionRoute, explain_crashed, explain_failed, explain_overload
+from .served import Batch, Replica, ServedVersion
+from .transport import ReplicaTransport
+
+DEADLINE_RESERVE_S: Final = 0.001
+"""How much before its deadline a query is given up, so that the default output arrives in time."""
+MAX_FAULTS_SPLIT: Final = 8
+"""Faults in a row after which a version's failed batches are no longer split to find the query that fails."""
+HANG_CHECK_S: Final = 0.25
+
+
+class Dispatcher:
+    """All served versions of a frontend, and the batches that are out.
+
+    Guarantees: every submitted query is answered exactly once, at the latest at its deadline; the queries of a batch
+    lease one version; a version that has left the table is released when its last query is answered.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        cache: PredictionCache,
+        counters: Counters,
+        on_released: Callable[[str], None],
+        on_hang: Callable[[str, float], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self.versions: dict[str, ServedVersion] = {}
+        self._cache = cache
+        self._counters = counters
+        self._on_released = on_released
+        self._on_hang = on_hang
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._transport = ReplicaTransport(endpoint, self._hear)
+        self._replicas: dict[bytes, Replica] = {}
+        self._batches: dict[int, Batch] = {}
+        self._next_batch = 0
+        self._dirty: list[ServedVersion] = []
+        self._deadlines = DeadlineLanes()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._hang_timer = self._loop.call_later(HANG_CHECK_S, self._check_hangs)
+
+    def close(self) -> None:
+        """Let go of the wire and the timers."""
+        self._hang_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.close()
+
+    # -- queries in
+
+    def submit(self, query: Query) -> None:
+        """Take a query in; it is answered later, or refused at once when too many wait."""
+        version = query.version
+        if version.queue.is_full:
+            query.fall_back("overload", explain_overload(version.model), monotonic())
+            return
+        slo_s = query.owner.slo_s
+        version.live += 1
+        version.counter.queries += 1
+        version.queue.put(query, slo_s)
+        self._deadlines.put(query, slo_s)
+        if query.deadline < self._timer_at:
+            self._arm(query.deadline)
+        if not version.is_dirty:
+            self._mark(version)
+
+    def _mark(self, version: ServedVersion) -> None:
+        """Look at a version at the end of this turn of the loop, so that all that was read in it goes together."""
+        version.is_dirty = True
+        self._dirty.append(version)
+        if len(self._dirty) == 1:
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for version in dirty:
+            version.is_dirty = False
+            self._pump(version)
+        self._transport.settle()
+
+    def _pump(self, version: ServedVersion) -> None:
+        """Send batches while a replica has room and queries wait."""
+        queue = version.queue
+        while queue.rows or version.retries:
+            replica = version.pick_replica()
+            if replica is None:
+                return
+            now = monotonic()
+            if version.retries:
+                batch = [query for query in version.retries.popleft() if not query.is_done]
+            else:
+                if version.route.batch_delay_ms and self._is_delayed(version, now):
+                    return
+                limit = version.batch_limit.limit
+                idle = sum(1 for other in version.replicas if not other.batches and other.is_reachable)
+                if idle > 1:
+                    limit = min(limit, -(-queue.rows // idle))
+                batch, doomed = queue.take(limit, now + version.latency_s)
+                for query in doomed:
+                    if query.is_gone:
+                        query.is_done = True
+                        self._release(version, 1)
+                    else:
+                        self._settle_default(query, "slo", SLO_MISSED, now)
+            if batch and not self._send(version, replica, batch, now):
+                version.retries.appendleft(batch)
+
+    def _is_delayed(self, version: ServedVersion, now: float) -> bool:
+        """Return whether the model asks to wait for a larger batch; a timer then comes back to it."""
+        if version.queue.rows >= version.batch_limit.limit:
+            return False
+        wait_s = version.queue.oldest_arrival() + version.route.batch_delay_ms / 1000 - now
+        if wait_s <= 0.0005:  # the loop's timers count milliseconds
+            return False
+        if version.delay_timer is None:
+            version.delay_timer = self._loop.call_later(wait_s, self._end_delay, version)
+        return True
+
+    def _end_delay(self, version: ServedVersion) -> None:
+        version.delay_timer = None
+        if not version.is_dirty:
+            self._mark(version)
+
+    def _send(self, version: ServedVersion, replica: Replica, queries: list[Query], now: float) -> bool:
+        size = version.element_bytes
+        parts = [query.packed for query in queries]
+        lengths = wire.common_length([len(part) // size for part in parts])
+        number = self._next_batch
+        header = wire.pack_header(wire.PREDICT, number, version.input_code, len(parts), lengths)
+        if not self._transport.send(replica.identity, header, b"".join(parts)):
+            replica.is_reachable = False
+            if replica.has_spoken:
+                self._on_lost(replica.identity.hex())
+            return False
+        self._next_batch = number + 1
+        self._batches[number] = Batch(version, replica, queries, now)
+        replica.batches += 1
+        return True
+
+    # -- outputs back
+
+    def _hear(self, identity: bytes, frames: list[bytes]) -> None:
+        """Take in one message of a replica."""
+        replica = self._replicas.get(identity)
+        if replica is None:
+            self._counters.dropped_messages += bool(frames[0])  # a probe may come before the table
+            return
+        replica.has_spoken = True
+        if not replica.is_reachable:
+            replica.is_reachable = True
+            if not replica.version.is_dirty:
+                self._mark(replica.version)
+        if not frames[0]:
+            return
+        try:
+            fields = wire.unpack_header(frames[0])
+        except wire.WireError:
+            self._counters.dropped_messages += 1
+            return
+        kind = fields[0]
+        if kind == wire.OUTPUT:
+            self._take_outputs(replica, fields, frames)
+        elif kind == wire.FAULT:
+            self._take_fault(replica, fields)
+        elif kind not in (wire.HELLO, wire.STATE, wire.PONG):
+            self._counters.dropped_messages += 1
+
+    def _claim(self, replica: Replica, fields: list[Any], count: int) -> Batch | None:
+        """Return the batch that a message is about and take it off the list, or None when there is none."""
+        batch = None
+        if len(fields) == count and isinstance(fields[1], int):
+            batch = self._batches.get(fields[1])
+        if batch is None or batch.replica is not replica:
+            self._counters.dropped_messages += 1
+            return None
+        del self._batches[fields[1]]
+        replica.batches -= 1
+        replica.last_heard = monotonic()
+        return batch
+
+    def _take_outputs(self, replica: Replica, fields: list[Any], frames: list[bytes]) -> None:
+        batch = self._claim(replica, fields, 4)
+        if batch is None:
+            return
+        version = batch.version
+        queries = batch.queries
+        now = replica.last_heard
+        lengths = fields[3]
+        if len(frames) != 2 or not _are_lengths(lengths, len(queries), len(frames[1])):
+            self._counters.dropped_messages += 1
+            self._fail(batch, now)
+            return
+        latency_s = now - batch.sent_at
+        version.latency_s += (latency_s - version.latency_s) * 0.2
+        version.batch_limit.observe(len(queries), batch.sent_at, now, version.slo_s * SLO_SHARE)
+        version.counter.observe(len(queries), latency_s, fields[2] if isinstance(fields[2], int) else 0)
+        version.faults_in_row = 0
+        if version.queue.rows or version.retries:
+            self._pump(version)  # before answering: the replica need not wait for that
+        body = frames[1]
+        uses_cache = version.uses_cache
+        settled = start = 0
+        for query, length in zip(queries, lengths, strict=True):
+            output = body[start : start + length]
+            start += length
+            if uses_cache:
+                self._cache.put(version.cache_prefix + query.packed, output)
+            if query.is_done:
+                version.counter.late += 1
+            else:
+                settled += 1
+                query.answer(output, now)
+        self._release(version, settled)
+
+    def _take_fault(self, replica: Replica, fields: list[Any]) -> None:
+        batch = self._claim(replica, fields, 3)
+        if batch is not None:
+            self._fail(batch, replica.last_heard)
+
+    def _fail(self, batch: Batch, now: float) -> None:
+        """Answer for a batch that failed; halve a larger one and try again: one bad query must not hurt the others."""
+        version = batch.version
+        version.counter.failed_batches += 1
+        version.faults_in_row += 1
+        waiting = [query for query in batch.queries if not query.is_done]
+        is_worth = version.route.idempotent and version.faults_in_row <= MAX_FAULTS_SPLIT + len(waiting).bit_length()
+        if len(batch.queries) > 1 and len(waiting) > 0 and is_worth:
+            half = (len(waiting) + 1) // 2
+            version.counter.retries += 1
+            version.retries.extend(part for part in (waiting[:half], waiting[half:]) if part)
+        else:
+            for query in waiting:
+                self._settle_default(query, "failed", explain_failed(version.model), now)
+        if not version.is_dirty:
+            self._mark(version)
+
+    # -- the end of a query's lease
+
+    def _settle_default(self, query: Query, reason: str, explanation: str, now: float) -> None:
+        if not query.is_done:
+            query.fall_back(reason, explanation, now)
+            self._release(query.version, 1)
+
+    def _release(self, version: ServedVersion, count: int) -> None:
+        version.live -= count
+        if version.is_leaving and version.live == 0:
+            self._forget(version)
+
+    def _forget(self, version: ServedVersion) -> None:
+        """Let go of a version that has left the table and has no query left."""
+        if self.versions.get(version.route.key) is not version:
+            return
+        del self.versions[version.route.key]
+        for replica in version.replicas:
+            self._replicas.pop(replica.identity, None)
+        for number in [number for number, batch in self._batches.items() if batch.version is version]:
+            del self._batches[number]
+        if version.delay_timer is not None:
+            version.delay_timer.cancel()
+        self._on_released(version.route.key)
+
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        delay_s = deadline - DEADLINE_RESERVE_S - monotonic()
+        self._timer = self._loop.call_later(max(0.0, delay_s), self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._timer_at = float("inf")
+        due, earliest = self._deadlines.pop_due(monotonic() + DEADLINE_RESERVE_S)
+        for query in due:
+            self._settle_default(query, "slo", SLO_MISSED, monotonic())
+        for version in {id(query.version): query.version for query in due}.values():
+            version.queue.drop_settled()
+        if earliest is not None:
+            self._arm(earliest)
+
+    def _check_hangs(self) -> None:
+        now = monotonic()
+        for batch in self._batches.values():
+            out_s = now - max(batch.sent_at, batch.replica.last_heard)
+            if out_s > batch.version.route.predict_timeout_s and not batch.is_hanging:
+                batch.is_hanging = True
+                self._on_hang(batch.replica.identity.hex(), out_s)
+        self._hang_timer = self._loop.call_later(HANG_CHECK_S, self._check_hangs)
+
+    # -- tables
+
+    def apply(self, table: RoutingTable) -> dict[tuple[str, str], ServedVersion]:
+        """Follow a new table. Returns what serves each (model, version) of it.
+
+        Versions that stay keep their queries; versions that go finish theirs on the replicas that they have; the
+        batches of a replica that has gone from a version that stays are tried once on another replica.
+        """
+        served: dict[tuple[str, str], ServedVersion] = {}
+        shortest: dict[str, float] = {}
+        for app in table.apps.values():
+            if app.model is not None:
+                shortest[app.model] = min(shortest.get(app.model, float("inf")), app.slo_us / 1e6)
+        for model_name, model in table.models.items():
+            for name, route in model.versions.items():
+                version = self.versions.get(route.key)
+                if version is None:
+                    version = ServedVersion(model_name, name, route, self._counters.version(model_name, name))
+                    self.versions[route.key] = version
+                version.is_leaving = False
+                version.slo_s = shortest.get(model_name, 1.0)
+                version.uses_cache = model.cache and self._cache.max_bytes > 0
+                self._follow(version, route, route.unavailable or model.unavailable)
+                served[model_name, name] = version
+        staying = {version.route.key for version in served.values()}
+        for version in list(self.versions.values()):
+            if version.route.key not in staying:
+                version.is_leaving = True
+                self._release(version, 0)
+        return served
+
+    def _follow(self, version: ServedVersion, route: VersionRoute, unavailable: str | None) -> None:
+        version.follow(route)
+        wanted = {bytes.fromhex(identity) for identity in route.replicas}
+        gone = [replica for replica in version.replicas if replica.identity not in wanted]
+        version.replicas = [replica for replica in version.replicas if replica.identity in wanted]
+        known = {replica.identity for replica in version.replicas}
+        for identity in route.replicas:
+            key = bytes.fromhex(identity)
+            if key not in known:
+                replica = self._replicas[key] = Replica(key, version)
+                version.replicas.append(replica)
+        for replica in gone:
+            del self._replicas[replica.identity]
+            for number in [number for number, batch in self._batches.items() if batch.replica is replica]:
+                self._retry_lost(self._batches.pop(number))
+        if not version.replicas:
+            now = monotonic()
+            explanation = unavailable or explain_crashed(version.model, version.name)
+            waiting = [query for group in version.retries for query in group] + version.queue.take_all()
+            version.retries.clear()
+            for query in waiting:
+                self._settle_default(query, "unavailable", explanation, now)
+        elif not version.is_dirty:
+            self._mark(version)
+
+    def _retry_lost(self, batch: Batch) -> None:
+        """Send the batch of a replica that has gone out once more, unless that could do something twice."""
+        version = batch.version
+        again = []
+        for query in batch.queries:
+            if query.is_done:
+                continue
+            if version.route.idempotent and query.attempts == 0:
+                query.attempts += 1
+                again.append(query)
+            elif version.route.idempotent:
+                self._settle_default(query, "failed", explain_failed(version.model), monotonic())
+            else:
+                self._settle_default(query, "lost", explain_crashed(version.model, version.name), monotonic())
+        if again:
+            version.counter.retries += 1
+            version.retries.append(again)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Return the state of the queues as plain data."""
+        out: dict[int, int] = {}
+        for batch in self._batches.values():
+            out[id(batch.version)] = out.get(id(batch.version), 0) + 1
+        return [
+            {
+                "model": version.model,
+                "version": version.name,
+                "queued": version.queue.rows,
+                "in_flight": out.get(id(version), 0),
+                "live": version.live,
+                "batch_limit": version.batch_limit.limit,
+            }
+            for version in self.versions.values()
+        ]
+
+
+def _are_lengths(lengths: Any, count: int, body_bytes: int) -> bool:
+    """Return whether a list of lengths cuts a body into ``count`` outputs, none empty."""
+    if not isinstance(lengths, list) or len(lengths) != count:
+        return False
+    if not all(type(length) is int and length > 0 for length in lengths):
+        return False
+    return sum(lengths) == body_bytes

@@ -1,0 +1,156 @@
+"""Queries on their way: what each needs to be answered once, by its output or by its deadline."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from .counters import AppCounter
+from .query import answer_body, batch_body, default_body, reply_head
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
+    from .served import ServedVersion
+
+PLAIN_HEAD: Final = reply_head(None)
+"""The head of a reply that no version answered."""
+COMPACT_FROM: Final = 4096
+"""Queries that a deadline lane may hold before the answered ones in it are swept out."""
+
+
+class QueryOwner:
+    """What the queries of one application under one table share."""
+
+    __slots__ = ("counter", "default_output", "slo_s")
+
+    def __init__(self, slo_s: float, default_output: bytes, counter: AppCounter) -> None:
+        self.slo_s = slo_s
+        self.default_output = default_output
+        self.counter = counter
+
+
+class Query:
+    """One input that leases one version until it is answered. ``index`` is its place in a batch reply, -1 alone."""
+
+    __slots__ = ("arrived", "attempts", "deadline", "index", "is_done", "number", "owner", "packed", "sink", "version")
+
+    def __init__(
+        self,
+        owner: QueryOwner,
+        version: ServedVersion,
+        packed: bytes,
+        number: int,
+        arrived: float,
+        sink: Exchange | BatchReply,
+        index: int,
+    ) -> None:
+        self.owner = owner
+        self.version = version
+        self.packed = packed
+        self.number = number
+        self.arrived = arrived
+        self.deadline = arrived + owner.slo_s
+        self.sink = sink
+        self.index = index
+        self.attempts = 0
+        self.is_done = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has left: nobody wants the answer."""
+        return self.sink.connection is None
+
+    def answer(self, output: bytes, now: float) -> None:
+        """Give the prediction: JSON text. Call it once, or ``fall_back``."""
+        self.is_done = True
+        self.owner.counter.observe(now - self.arrived)
+        body = answer_body(self.number, output)
+        if self.index < 0:
+            self.sink.send(b"%b%d\r\n\r\n%b" % (self.version.reply_head, len(body), body))  # type: ignore[union-attr]
+        else:
+            self.sink.fill(self.index, body, self.version.reply_head)  # type: ignore[union-attr]
+
+    def fall_back(self, reason: str, explanation: str, now: float) -> None:
+        """Give the default output. ``reason`` is one of ``counters.REASONS``."""
+        self.is_done = True
+        self.owner.counter.observe(now - self.arrived)
+        give_default(self.owner, self.number, self.sink, self.index, reason, explanation)
+
+
+def give_default(
+    owner: QueryOwner, number: int, sink: Exchange | BatchReply, index: int, reason: str, explanation: str
+) -> None:
+    """Answer a query that never became one with the default output."""
+    owner.counter.defaults[reason] += 1
+    body = default_body(number, owner.default_output, explanation)
+    if index < 0:
+        sink.send(b"%b%d\r\n\r\n%b" % (PLAIN_HEAD, len(body), body))  # type: ignore[union-attr]
+    else:
+        sink.fill(index, body, None)  # type: ignore[union-attr]
+
+
+class BatchReply:
+    """Gathers the answers to one ``input_batch``; the reply leaves with the last of them."""
+
+    __slots__ = ("_bodies", "_exchange", "_head", "_missing")
+
+    def __init__(self, exchange: Exchange, count: int) -> None:
+        self._exchange = exchange
+        self._bodies = [b""] * count
+        self._missing = count
+        self._head = PLAIN_HEAD
+
+    @property
+    def connection(self) -> object:
+        """None once the client has gone."""
+        return self._exchange.connection
+
+    def fill(self, index: int, body: bytes, head: bytes | None) -> None:
+        """Put the answer to one element; ``head`` names the version that gave it, if one did."""
+        if head is not None:
+            self._head = head
+        self._bodies[index] = body
+        self._missing -= 1
+        if self._missing == 0:
+            reply = batch_body(self._bodies)
+            self._exchange.send(b"%b%d\r\n\r\n%b" % (self._head, len(reply), reply))
+
+
+class DeadlineLanes:
+    """All unanswered queries by SLO, each lane in the order of the deadlines; says when the next one is due."""
+
+    __slots__ = ("_lanes", "_sweep_at")
+
+    def __init__(self) -> None:
+        self._lanes: dict[float, deque[Query]] = {}
+        self._sweep_at = COMPACT_FROM
+
+    def put(self, query: Query, slo_s: float) -> None:
+        """Watch a query's deadline."""
+        lane = self._lanes.get(slo_s)
+        if lane is None:
+            lane = self._lanes[slo_s] = deque()
+        lane.append(query)
+        if len(lane) > self._sweep_at:
+            self._sweep()
+
+    def pop_due(self, now: float) -> tuple[list[Query], float | None]:
+        """Return the unanswered queries whose deadline has come, and the earliest deadline that is left."""
+        due: list[Query] = []
+        earliest: float | None = None
+        for slo_s, lane in list(self._lanes.items()):
+            while lane and (lane[0].is_done or lane[0].deadline <= now):
+                query = lane.popleft()
+                if not query.is_done:
+                    due.append(query)
+            if not lane:
+                del self._lanes[slo_s]
+            elif earliest is None or lane[0].deadline < earliest:
+                earliest = lane[0].deadline
+        return due, earliest
+
+    def _sweep(self) -> None:
+        """Drop answered queries: under a long SLO they would pile up behind an unanswered one."""
+        for slo_s, lane in self._lanes.items():
+            self._lanes[slo_s] = deque(query for query in lane if not query.is_done)
+        self._sweep_at = max(COMPACT_FROM, 2 * max(map(len, self._lanes.values())))

@@ -1,0 +1,166 @@
+"""The predict handler: from a body to queries that lease a version, or to the reply that needs no version."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+from msgspec import UNSET
+
+from .cache import PredictionCache
+from .counters import Counters
+from .dispatch import Dispatcher
+from .exchange import Exchange
+from .pending import BatchReply, Query, QueryOwner, give_default
+from .query import (
+    CODECS,
+    MAX_BATCH_INPUTS,
+    QUERY_ERROR,
+    REFUSALS,
+    BadQueryError,
+    InputCodec,
+    check_input,
+    nest_output,
+)
+from .routing import AppRoute, RoutingTable
+from .served import ServedVersion
+
+
+class AppEntry:
+    """One application under one table, with everything that its usual query needs looked up in advance."""
+
+    __slots__ = ("app", "codec", "explanation", "input_size", "owner", "reason", "table", "version", "versions")
+
+    def __init__(
+        self,
+        table: RoutingTable,
+        app: AppRoute,
+        owner: QueryOwner,
+        versions: dict[tuple[str, str], ServedVersion],
+    ) -> None:
+        self.table = table
+        self.app = app
+        self.owner = owner
+        self.codec: InputCodec = CODECS[app.input_type]
+        self.versions = versions
+        self.version, self.reason, self.explanation = self.resolve(None)
+        self.input_size = None if self.version is None else self.version.route.input_size
+
+    def resolve(self, pin: str | None) -> tuple[ServedVersion | None, str, str]:
+        """Return the version that answers, or None with the reason (``counters.REASONS``) and the explanation."""
+        choice = self.table.choose(self.app, pin)
+        if choice.version is not None:
+            return self.versions[choice.model, choice.name], "", ""
+        return None, choice.reason, choice.explanation
+
+
+class PredictHandler:
+    """Answers ``POST /<app>/predict``. ``routes`` holds the targets, with and without a trailing slash."""
+
+    def __init__(self, dispatcher: Dispatcher, cache: PredictionCache, first_query_id: int) -> None:
+        self.routes: dict[bytes, AppEntry] = {}
+        self._dispatcher = dispatcher
+        self._cache = cache
+        self._next_id = first_query_id
+
+    def follow(self, table: RoutingTable, versions: dict[tuple[str, str], ServedVersion], counters: Counters) -> None:
+        """Route by a new table from the next query on."""
+        routes: dict[bytes, AppEntry] = {}
+        for name, app in table.apps.items():
+            owner = QueryOwner(app.slo_us / 1e6, nest_output(app.default_output), counters.app(name))
+            entry = AppEntry(table, app, owner, versions)
+            target = f"/{name}/predict".encode("ascii")
+            routes[target] = routes[target + b"/"] = entry
+        self.routes = routes
+
+    def handle(self, entry: AppEntry, exchange: Exchange, body: bytes) -> None:
+        """Answer one request, now or later."""
+        arrived = monotonic()
+        codec = entry.codec
+        try:
+            request = codec.decode(body)
+            value = request.input
+            if value is UNSET or request.version is not None:
+                self._handle_unusual(entry, exchange, request, arrived)
+                return
+            packed = codec.pack(value)
+            if not packed or entry.input_size is not None:
+                check_input(packed, codec, entry.input_size, entry.app.model)
+        except REFUSALS as error:
+            self._refuse(entry, exchange, codec.explain(error, body))
+            return
+        except BadQueryError as error:
+            self._refuse(entry, exchange, error)
+            return
+        version = entry.version
+        if version is None:
+            self._default(entry, exchange, -1, entry.reason, entry.explanation)
+        else:
+            self._submit(entry.owner, version, packed, arrived, exchange, -1)
+
+    def _handle_unusual(self, entry: AppEntry, exchange: Exchange, request: Any, arrived: float) -> None:
+        """Answer a request with a pin or with an ``input_batch``. Raises like ``codec.pack``, and BadQueryError."""
+        version, reason, explanation = entry.resolve(request.version)
+        input_size = None if version is None else version.route.input_size
+        model = entry.app.model
+        if request.input is not UNSET:
+            packed = entry.codec.pack(request.input)
+            check_input(packed, entry.codec, input_size, model)
+            if version is None:
+                self._default(entry, exchange, -1, reason, explanation)
+            else:
+                self._submit(entry.owner, version, packed, arrived, exchange, -1)
+            return
+        values = request.input_batch
+        if values is UNSET:
+            raise BadQueryError(QUERY_ERROR, "the body must have the field input, or input_batch")
+        if not values:
+            raise BadQueryError(QUERY_ERROR, "input_batch must not be empty")
+        if len(values) > MAX_BATCH_INPUTS:
+            raise BadQueryError(QUERY_ERROR, f"input_batch must not have more than {MAX_BATCH_INPUTS} elements")
+        inputs = [entry.codec.pack(value) for value in values]
+        for index, packed in enumerate(inputs):
+            try:
+                check_input(packed, entry.codec, input_size, model)
+            except BadQueryError as error:
+                raise BadQueryError(error.error, f"input_batch[{index}]: {error.cause}") from None
+        reply = BatchReply(exchange, len(inputs))
+        for index, packed in enumerate(inputs):
+            if version is None:
+                self._default(entry, reply, index, reason, explanation)
+            else:
+                self._submit(entry.owner, version, packed, arrived, reply, index)
+
+    def _submit(
+        self,
+        owner: QueryOwner,
+        version: ServedVersion,
+        packed: bytes,
+        arrived: float,
+        sink: Exchange | BatchReply,
+        index: int,
+    ) -> None:
+        """Answer from the cache, or have the version answer."""
+        owner.counter.queries += 1
+        number = self._next_id
+        self._next_id = number + 1
+        query = Query(owner, version, packed, number, arrived, sink, index)
+        if version.uses_cache:
+            output = self._cache.get(version.cache_prefix + packed)
+            if output is not None:
+                version.counter.cache_hits += 1
+                query.answer(output, arrived)
+                return
+            version.counter.cache_misses += 1
+        self._dispatcher.submit(query)
+
+    def _default(self, entry: AppEntry, sink: Exchange | BatchReply, index: int, reason: str, explanation: str) -> None:
+        entry.owner.counter.queries += 1
+        entry.owner.counter.observe(0.0)
+        number = self._next_id
+        self._next_id = number + 1
+        give_default(entry.owner, number, sink, index, reason, explanation)
+
+    def _refuse(self, entry: AppEntry, exchange: Exchange, error: BadQueryError) -> None:
+        entry.owner.counter.bad_requests += 1
+        exchange.fail(400, error.error, error.cause)

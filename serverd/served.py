@@ -1,0 +1,113 @@
+"""One served version in a frontend: its queue, its replicas, the batches that are out, and the count of its leases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from clipperfs import wire
+
+from .batching import BatchLimit, DeadlineQueue
+from .cache import cache_prefix
+from .counters import VersionCounter
+from .pending import Query
+from .query import reply_head
+from .routing import VersionRoute
+
+DEPTH: Final = 2
+"""Batches that are out to one replica: one is predicted while the next is on its way."""
+
+
+class Replica:
+    """One replica as this frontend sees it."""
+
+    __slots__ = ("batches", "has_spoken", "identity", "is_reachable", "last_heard", "version")
+
+    def __init__(self, identity: bytes, version: ServedVersion) -> None:
+        self.identity = identity
+        self.version = version
+        self.batches = 0
+        self.is_reachable = True
+        """False after a send that failed, until it speaks. True at first: it may have connected before the table."""
+        self.has_spoken = False
+        self.last_heard = 0.0
+
+
+class Batch:
+    """Queries that are out to one replica together."""
+
+    __slots__ = ("is_hanging", "queries", "replica", "sent_at", "version")
+
+    def __init__(self, version: ServedVersion, replica: Replica, queries: list[Query], sent_at: float) -> None:
+        self.version = version
+        self.replica = replica
+        self.queries = queries
+        self.sent_at = sent_at
+        self.is_hanging = False
+
+
+class ServedVersion:
+    """One load of a version: its queue, its replicas and the queries that lease it (``live``)."""
+
+    __slots__ = (
+        "batch_limit",
+        "cache_prefix",
+        "counter",
+        "delay_timer",
+        "element_bytes",
+        "faults_in_row",
+        "input_code",
+        "is_dirty",
+        "is_leaving",
+        "latency_s",
+        "live",
+        "model",
+        "name",
+        "queue",
+        "replicas",
+        "reply_head",
+        "retries",
+        "route",
+        "slo_s",
+        "uses_cache",
+    )
+
+    def __init__(self, model: str, name: str, route: VersionRoute, counter: VersionCounter) -> None:
+        self.model = model
+        self.name = name
+        self.counter = counter
+        self.replicas: list[Replica] = []
+        self.queue = DeadlineQueue()
+        self.retries: deque[list[Query]] = deque()
+        """Batches that go out again as they are."""
+        self.batch_limit = BatchLimit(route.max_batch)
+        self.follow(route)
+        self.slo_s = 1.0
+        """The shortest SLO of the applications that this version answers."""
+        self.latency_s = 0.0
+        """The smoothed time from sending a batch to its outputs."""
+        self.live = 0
+        self.is_dirty = False
+        self.is_leaving = False
+        self.faults_in_row = 0
+        self.delay_timer: asyncio.TimerHandle | None = None
+        self.reply_head = reply_head(name)
+        self.uses_cache = False
+
+    def follow(self, route: VersionRoute) -> None:
+        """Take on a new table's settings (the replicas are the dispatcher's matter)."""
+        self.route = route
+        self.batch_limit.set_ceiling(route.max_batch)
+        self.cache_prefix = cache_prefix(route.manifest, route.input_type)
+        self.element_bytes = wire.ELEMENT_BYTES.get(route.input_type, 1)
+        self.input_code = wire.INPUT_TYPES.index(route.input_type) if route.input_type in wire.INPUT_TYPES else -1
+
+    def pick_replica(self) -> Replica | None:
+        """Return the reachable replica with the fewest batches out, or None when each has enough."""
+        best = None
+        fewest = DEPTH
+        for replica in self.replicas:
+            if replica.batches < fewest and replica.is_reachable:
+                best, fewest = replica, replica.batches
+        return best

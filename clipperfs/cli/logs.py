@@ -51,11 +51,12 @@ def read_lines(path: Path, count: int, *, follow: bool, poll_s: float = POLL_S) 
     pause = threading.Event()
     try:
         partial = b""
-        tail = _tail(file.fileno(), count)
+        end = os.fstat(file.fileno()).st_size
+        tail = _tail(file.fileno(), count, end)
         if tail and not tail[-1].endswith(b"\n") and follow:
             partial = tail.pop()
         yield from (line.rstrip(b"\r\n") for line in tail)
-        file.seek(0, os.SEEK_END)
+        file.seek(end)
         while follow:
             data = file.read(CHUNK_BYTES)
             if data:
@@ -79,9 +80,9 @@ def read_lines(path: Path, count: int, *, follow: bool, poll_s: float = POLL_S) 
         file.close()
 
 
-def _tail(descriptor: int, count: int) -> list[bytes]:
-    """Return the last ``count`` lines, reading backwards so that a large log costs no more than what is shown."""
-    at = os.fstat(descriptor).st_size
+def _tail(descriptor: int, count: int, end: int) -> list[bytes]:
+    """Return the last ``count`` lines before the offset ``end``, reading backwards so that a large log costs no more than what is shown."""
+    at = end
     data = b""
     while at > 0 and data[:-1].count(b"\n") < count and count:
         step = min(CHUNK_BYTES, at)

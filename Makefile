@@ -41,7 +41,7 @@ check: lint  ## Run what a change must pass before it is shown: lint, then unit,
 lint: $(INSTALLED) tree  ## Check format, lint rules, types and the directions of imports.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	MYPYPATH=$(TREE):. $(BIN)/mypy -p clipperfs -p benchmarks
+	MYPYPATH=$(TREE):. $(BIN)/mypy -p clipperfs -p benchmarks -p tests
 	cd $(TREE) && $(BIN)/lint-imports --no-logo --config $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.import_linter_cache
 
 format: $(INSTALLED)  ## Put the code into the house format.

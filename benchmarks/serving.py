@@ -65,7 +65,7 @@ def add_model(registry: Registry, name: str, files: Path, **policy: Any) -> None
 def run_daemon(registry: Registry, folder: Path, **settings: Any) -> Iterator[Daemon]:
     """Serve ``registry`` on ports from the system, with the daemon's state in ``folder``."""
     daemon = Daemon(registry, port=0, admin_port=0, state_dir=folder, **settings)
-    daemon.start(wait_s=60)
+    daemon.start(wait_s=60, detached=False)  # ends with the benchmark, however that ends
     try:
         yield daemon
     finally:

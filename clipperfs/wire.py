@@ -4,7 +4,7 @@ A replica connects one DEALER socket, with the identity it was given and PROBE_R
 (the controller first, then every frontend). A message is a header frame, a msgpack array that begins with its kind,
 and for PREDICT and OUTPUT a body frame of raw bytes. Numbers are little-endian.
 
-    HELLO    replica → peer   [1, major, minor, pid]                       first, to every peer
+    HELLO    replica → peer   [1, major, minor, pid]                       first, and after a peer restarted
     STATE    replica → peer   [2, state, reason]                           to the controller: loading, ready, failed
     PREDICT  peer → replica   [3, batch, input type, count, lengths]  body  inputs one after the other
     OUTPUT   replica → peer   [4, batch, predict_us, lengths]         body  outputs one after the other, each JSON text

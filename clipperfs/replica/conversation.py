@@ -1,0 +1,186 @@
+"""The replica's end of the wrapper protocol: answers its peers' batches, one at a time (``docs/wire.md``)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from typing import Any
+
+import zmq
+
+from clipperfs import wire
+from clipperfs.replica.batch import unpack_batch
+from clipperfs.replica.encode import OutputError, encode_outputs
+from clipperfs.replica.spec import ReplicaSpec, failure_reason
+from clipperfs.wrapper import Wrapper
+
+_LINGER_MS = 1000
+_RECONNECT_MS = (20, 500)
+_LARGE_BODY_BYTES = 32 * 1024
+"""From here on a body is read in place instead of copied."""
+_SAME_TRACEBACK_S = 10.0
+
+
+def log_traceback(error: BaseException) -> None:
+    """Write a traceback to the log. A log that cannot be written (a full disk) is no reason to end."""
+    with contextlib.suppress(OSError, ValueError):
+        traceback.print_exception(error)
+        sys.stderr.flush()
+
+
+class Stop(BaseException):
+    """SIGTERM came while nothing was being predicted. Nothing that catches Exception may swallow it."""
+
+
+class Conversation:
+    """One DEALER socket a peer. Everything happens on the main thread."""
+
+    def __init__(self, spec: ReplicaSpec) -> None:
+        self.spec = spec
+        self.stopping = False
+        """Leave before the next batch (SIGTERM, STOP)."""
+        self.draining = False
+        """But first answer what has arrived (STOP)."""
+        self.waiting = True
+        """Nothing is being predicted, so SIGTERM may interrupt."""
+        self._context = zmq.Context()
+        self._hello = wire.pack_header(wire.HELLO, wire.MAJOR, wire.MINOR, os.getpid())
+        self._monitors: dict[zmq.Socket[bytes], zmq.Socket[bytes]] = {}
+        self._greeted: set[zmq.Socket[bytes]] = set()
+        self._sockets = [self._connect(endpoint) for endpoint in spec.endpoints]
+        self._last_fault = ("", 0.0)
+
+    def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.ROUTING_ID, self.spec.identity_bytes)
+        socket.setsockopt(zmq.PROBE_ROUTER, 1)
+        socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BODY_BYTES)
+        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
+        if len(self.spec.endpoints) > 1:  # a lone peer is a session, which never restarts
+            self._monitors[socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)] = socket
+        socket.connect(endpoint)
+        self._send(socket, self._hello)
+        return socket
+
+    def tell_state(self, state: str, reason: str = "") -> None:
+        """Tell the controlling peer how far this replica is."""
+        self._send(self._sockets[0], wire.pack_header(wire.STATE, state, reason))
+
+    def serve(self, wrapper: Wrapper) -> None:
+        """Answer until a peer says STOP or SIGTERM comes."""
+        bytes_as = getattr(wrapper, "bytes_as", "int8")
+        poller = zmq.Poller()
+        for socket in (*self._sockets, *self._monitors):
+            poller.register(socket, zmq.POLLIN)
+        only = self._sockets[0] if len(self._sockets) == 1 else None
+        try:
+            while True:
+                self.waiting = True  # before looking at the flag: a signal in between must not be slept over
+                if self.stopping:
+                    break
+                if only is not None:
+                    header = only.recv()
+                    self.waiting = False
+                    self._answer(only, header, wrapper, bytes_as)
+                    continue
+                ready = poller.poll()
+                self.waiting = False
+                for socket, _ in ready:
+                    if socket in self._monitors:
+                        self._greet_again(socket)
+                        continue
+                    self._answer(socket, socket.recv(), wrapper, bytes_as)
+                    if self._leaving():
+                        break
+        except Stop:
+            pass
+        self.waiting = False
+        if self.draining:
+            self._drain(wrapper, bytes_as)
+
+    def finish(self) -> None:
+        """Send what is still to be sent, then let the sockets go."""
+        self._context.destroy(_LINGER_MS)
+
+    def _leaving(self) -> bool:
+        return self.stopping
+
+    def _greet_again(self, monitor: zmq.Socket[bytes]) -> None:
+        """Say HELLO to a peer that was restarted: ZeroMQ sends its probe once only, when a socket first connects."""
+        monitor.recv_multipart()
+        socket = self._monitors[monitor]
+        if socket in self._greeted:
+            self._send(socket, self._hello)
+        self._greeted.add(socket)
+
+    def _answer(self, socket: zmq.Socket[bytes], header: bytes, wrapper: Wrapper, bytes_as: Any) -> None:
+        body: Any = b""
+        more = socket.getsockopt(zmq.RCVMORE)
+        try:
+            fields = wire.unpack_header(header) if header else [0]
+            kind = fields[0]
+            if kind == wire.PREDICT and more:
+                _, batch, code, count, lengths = fields[:5]
+                large = isinstance(lengths, list) or count * lengths > _LARGE_BODY_BYTES
+                body = socket.recv(copy=False).buffer if large else socket.recv()
+                more = socket.getsockopt(zmq.RCVMORE)
+                self._predict(socket, wrapper, bytes_as, batch, code, count, lengths, body)
+            elif kind == wire.PING:
+                self._send(socket, wire.pack_header(wire.PONG, fields[1]))
+            elif kind == wire.STOP:
+                self.stopping = self.draining = True
+        except (wire.WireError, ValueError, TypeError, IndexError) as error:
+            log_traceback(error)  # and drop the message
+        while more:  # frames that this protocol version does not know
+            socket.recv()
+            more = socket.getsockopt(zmq.RCVMORE)
+
+    def _predict(
+        self,
+        socket: zmq.Socket[bytes],
+        wrapper: Wrapper,
+        bytes_as: Any,
+        batch: int,
+        code: int,
+        count: int,
+        lengths: int | list[int],
+        body: Any,
+    ) -> None:
+        try:
+            inputs = unpack_batch(code, count, lengths, body, bytes_as)
+            started_ns = time.perf_counter_ns()
+            outputs = wrapper.predict(inputs)
+            spent_us = (time.perf_counter_ns() - started_ns) // 1000
+            texts = encode_outputs(outputs, count)
+        except BaseException as error:  # sys.exit() in a wrapper included
+            self._send(socket, wire.pack_header(wire.FAULT, batch, self._fault_reason(error)))
+            return
+        self._send(socket, wire.pack_header(wire.OUTPUT, batch, spent_us, [*map(len, texts)]), b"".join(texts))
+
+    def _fault_reason(self, error: BaseException) -> str:
+        """Return what the peer is told; the whole traceback goes to the log, the same one not again and again."""
+        reason = str(error) if isinstance(error, (OutputError, wire.WireError)) else failure_reason(error)
+        last, told_at = self._last_fault
+        now = time.monotonic()
+        if reason != last or now - told_at > _SAME_TRACEBACK_S:
+            self._last_fault = (reason, now)
+            log_traceback(error)
+        return reason
+
+    def _drain(self, wrapper: Wrapper, bytes_as: Any) -> None:
+        """Answer what has arrived at any socket."""
+        for socket in self._sockets:
+            while socket.poll(0):
+                self._answer(socket, socket.recv(), wrapper, bytes_as)
+
+    @staticmethod
+    def _send(socket: zmq.Socket[bytes], *frames: bytes) -> None:
+        try:
+            socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:  # a peer that has been gone for a thousand messages
+            pass

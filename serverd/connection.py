@@ -274,12 +274,13 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, cause: str) -> None:
         """Answer with an error after the replies that are still owed, then close."""
+        self.body = b""
+        if self.transport is None or self.transport.is_closing() or self._is_last():
+            self.phase = CLOSED
+            return
         self.server.count_refused(status)
         self.phase = REFUSED
         self.phase_tick = self.server.tick
-        self.body = b""
-        if self.transport is None or self.transport.is_closing() or self._is_last():
-            return
         exchange = Exchange(self, LAST)
         if self.first is None:
             self.first = exchange

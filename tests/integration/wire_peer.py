@@ -1,0 +1,99 @@
+"""A replica by hand, well-behaved or not: answers each input with the list of its elements (doubles).
+
+Run as ``wire_peer.py ENDPOINT IDENTITY [BEHAVIOUR…]``; says ``connected`` on stdout when the other side knows it.
+
+    slow:MS        waits before each batch          silent        never answers
+    fault          every batch fails                fault-on:X    a batch with an input that begins with X fails
+    die            ends on the first batch          die-on:X      ends on an input that begins with X
+    garbage        sends frames that mean nothing before each answer
+    twice          answers twice, and for batches that never were
+    short          one length too few               lying         lengths that do not add up
+    empty          no bytes for the first output    name:TEXT     answers with TEXT
+    once           answers the first batch, then falls silent
+    log:PATH       writes the size of each batch and its inputs' first elements to a file
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import time
+
+import msgpack
+import zmq
+
+HELLO, PREDICT, OUTPUT, FAULT, STOP = 1, 3, 4, 5, 6
+
+
+def main() -> None:
+    """Answer until told to stop."""
+    endpoint, identity, *rest = sys.argv[1:]
+    behaviour = {name: value for name, _, value in (word.partition(":") for word in rest)}
+    peer = zmq.Context().socket(zmq.DEALER)
+    peer.setsockopt(zmq.ROUTING_ID, bytes.fromhex(identity))
+    peer.setsockopt(zmq.PROBE_ROUTER, 1)
+    peer.setsockopt(zmq.LINGER, 0)
+    monitor = peer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    peer.connect(endpoint)
+    peer.send(msgpack.packb([HELLO, 1, 0, os.getpid()]))
+    monitor.recv_multipart()
+    peer.disable_monitor()
+    print("connected", flush=True)
+    answered = 0
+    while True:
+        frames = peer.recv_multipart()
+        fields = msgpack.unpackb(frames[0]) if frames[0] else [0]
+        if fields[0] == STOP:
+            break
+        if fields[0] == PREDICT:
+            answer(peer, behaviour, fields, frames[1], answered)
+            answered += 1
+    peer.close(0)
+
+
+def answer(peer: zmq.Socket[bytes], behaviour: dict[str, str], fields: list[object], body: bytes, seen: int) -> None:
+    """Answer one batch as told."""
+    _, batch, _, count, lengths = fields
+    assert isinstance(count, int)
+    sizes = lengths if isinstance(lengths, list) else [lengths] * count
+    assert sum(sizes) * 8 == len(body), "a PREDICT whose lengths do not add up"
+    inputs, start = [], 0
+    for size in sizes:
+        inputs.append(struct.unpack_from(f"<{size}d", body, start))
+        start += size * 8
+    firsts = [values[0] for values in inputs]
+    if "log" in behaviour:
+        with open(behaviour["log"], "a") as log:
+            log.write(json.dumps([count, firsts]) + "\n")
+    if "die" in behaviour or float(behaviour.get("die-on", "nan")) in firsts:
+        os._exit(9)
+    if "silent" in behaviour or ("once" in behaviour and seen):
+        return
+    time.sleep(float(behaviour.get("slow", 0)) / 1000)
+    if "fault" in behaviour or float(behaviour.get("fault-on", "nan")) in firsts:
+        peer.send(msgpack.packb([FAULT, batch, "ValueError: no"]))
+        return
+    texts = [json.dumps(behaviour["name"] if "name" in behaviour else values).encode() for values in inputs]
+    if "empty" in behaviour:
+        texts[0] = b""
+    if "garbage" in behaviour:
+        for frame in (b"\xc1", b"\x00", msgpack.packb([]), msgpack.packb({"a": 1}), msgpack.packb([99]), b"x" * 1000):
+            peer.send(frame)
+        peer.send(msgpack.packb([OUTPUT]))
+        peer.send(msgpack.packb([OUTPUT, "a", 1, [1]]))
+        peer.send_multipart([msgpack.packb([OUTPUT, [], None, None]), b"x", b"y", b"z"])
+    out = [len(text) for text in texts]
+    if "short" in behaviour:
+        out = out[:-1]
+    if "lying" in behaviour:
+        out[0] += 1
+    reply = [msgpack.packb([OUTPUT, batch, 7, out]), b"".join(texts)]
+    peer.send_multipart(reply)
+    if "twice" in behaviour:
+        peer.send_multipart(reply)
+        peer.send_multipart([msgpack.packb([OUTPUT, 1 << 40, 7, out]), b"".join(texts)])
+
+
+main()

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import ValidationError
+
 from clipperfs import layout
 from clipperfs.digest import Digest, digest_bytes, digest_stream
 from clipperfs.documents import (
@@ -21,6 +23,7 @@ from clipperfs.documents import (
     parse_document,
     utc_now,
 )
+from clipperfs.documents.base import validation_summary
 from clipperfs.errors import Conflict, DamagedVersion, IncompleteVersion, InvalidDocument, InvalidSource, NotFound
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName
@@ -61,6 +64,8 @@ def assess(entries: Iterable[Entry], manifest_data: bytes | None) -> Assessment:
     manifest, missing = None, []
     if manifest_data is None:
         missing = [layout.MANIFEST_FILE]
+    elif not manifest_data.endswith(b"}\n"):
+        missing = [f"{layout.MANIFEST_FILE} (what is there is cut short: its last line does not end)"]
     else:
         try:
             manifest = parse_document(Manifest, manifest_data, limit_bytes=LIMITS.manifest_bytes)
@@ -179,9 +184,8 @@ def new_manifest(files: list[FileEntry], settings: VersionSettings, actor: str) 
         return Manifest(
             created=utc_now(), created_by=actor, files=sorted(files, key=lambda entry: entry.path), settings=settings
         )
-    except ValueError as error:
-        detail = str(error).splitlines()[2:3] or [str(error)]
-        raise InvalidSource(f"these files cannot make a version: {detail[0].strip()}") from error
+    except ValidationError as error:
+        raise InvalidSource(f"these files cannot make a version: {validation_summary(error)}") from error
 
 
 def read_author_settings(workspace: Workspace, model: ModelName, version: VersionName) -> VersionSettings:

@@ -210,8 +210,9 @@ class Cache:
             if os.lstat(blob).st_nlink == 1:
                 blob.unlink()
         for left in [*(self.root / "versions").glob(".*"), *(self.root / "manifests").glob(".*")]:
-            if time.time() - os.lstat(left).st_mtime > STALE_TEMPORARY_S or left.name.startswith(".evicted-"):
-                shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # its owner may be removing it at this moment
+                if left.name.startswith(".evicted-") or time.time() - os.lstat(left).st_mtime > STALE_TEMPORARY_S:
+                    shutil.rmtree(left, ignore_errors=True)
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:

@@ -121,7 +121,7 @@ def _fetch_file(workspace: Workspace, model: ModelName, version: VersionName, en
     state, size_bytes = hashlib.sha256(), 0
     with source, told_plainly("fetch", str(part)):
         try:
-            with open(part, "xb", buffering=0) as stream:
+            with open(part, "xb") as stream:  # buffered: a raw write may take only a part of a chunk
                 for chunk in read_chunks(source):
                     size_bytes += len(chunk)
                     if size_bytes > entry.size:
@@ -129,6 +129,7 @@ def _fetch_file(workspace: Workspace, model: ModelName, version: VersionName, en
                     state.update(chunk)
                     stream.write(chunk)
                     workspace.reporter.advance(len(chunk))
+                stream.flush()
                 os.fsync(stream.fileno())
             if size_bytes != entry.size or state.hexdigest() != entry.sha256:
                 raise DamagedVersion(

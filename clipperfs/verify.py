@@ -56,6 +56,8 @@ def verify(workspace: Workspace, model: ModelName | None, version: VersionName |
     if model is not None:
         if version is not None:
             look_at(workspace, model, version)
+        elif workspace.store.stat(layout.subject_root(layout.model_subject(model))) is None:
+            raise NotFound(f"there is no model {model}", hint="'clipperfs list' shows the models")
         _verify_model(workspace, model, [version] if version else None, report)
         return report
     for name in model_names(workspace):
@@ -80,8 +82,6 @@ def _verify_model(
     for pointer in pointers:
         recorded.setdefault(pointer.version, pointer.manifest)
     there = version_names(workspace, model)
-    if not there and not heads:
-        raise NotFound(f"there is no model {model}", hint="'clipperfs list' shows the models")
     missing = {pointer.version for pointer in pointers} - set(there)
     for gone in sorted(missing):
         report.add(f"{model}/{gone}", "a pointer of the newest record names it, but it is not there")

@@ -148,7 +148,7 @@ def _element_problem(value: Any, input_type: InputType) -> str | None:
     if not math.isfinite(number):
         return f"is {number}, which is not finite"
     try:
-        struct.pack(_FORMATS[input_type], number)
+        struct.pack("<" + _FORMATS[input_type], number)  # native order would make it infinite
     except OverflowError:
         return f"is {number:g}, which is too large for {input_type}"
     return None

@@ -75,7 +75,7 @@ def answer(peer: zmq.Socket[bytes], behaviour: dict[str, str], fields: list[obje
     if "fault" in behaviour or float(behaviour.get("fault-on", "nan")) in firsts:
         peer.send(msgpack.packb([FAULT, batch, "ValueError: no"]))
         return
-    texts = [json.dumps(behaviour["name"] if "name" in behaviour else values).encode() for values in inputs]
+    texts = [json.dumps(behaviour.get("name", values)).encode() for values in inputs]
     if "empty" in behaviour:
         texts[0] = b""
     if "garbage" in behaviour:

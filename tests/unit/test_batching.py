@@ -1,0 +1,181 @@
+"""The AIMD rule and the deadline-ordered queue, without a clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from clipperfs.serverd import batching
+from clipperfs.serverd.batching import BatchLimit, DeadlineQueue
+from clipperfs.serverd.pending import DeadlineLanes
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@dataclass
+class FakeQuery:
+    """What a queue looks at of a query."""
+
+    arrived: float
+    deadline: float
+    packed: bytes = b"12345678"
+    is_done: bool = False
+    is_gone: bool = False
+    slo_s: float = field(default=1.0)
+
+
+def queue_of(*queries: FakeQuery) -> DeadlineQueue:
+    queue = DeadlineQueue()
+    for query in queries:
+        put(queue, query)
+    return queue
+
+
+def put(queue: Any, query: FakeQuery) -> None:
+    queue.put(query, query.deadline - query.arrived)
+
+
+def drive(limit: BatchLimit, cost_s: float, budget_s: float, rounds: int) -> list[int]:
+    """Send full batches that take ``cost_s`` an input; return the limits."""
+    now, limits = 0.0, []
+    for _ in range(rounds):
+        sent = now
+        now += limit.limit * cost_s
+        limit.observe(limit.limit, sent, now, budget_s)
+        limits.append(limit.limit)
+    return limits
+
+
+def test_limit_of_a_quick_model_doubles_up_to_the_ceiling() -> None:
+    assert drive(BatchLimit(100), 0.0, 1.0, 8) == [2, 4, 8, 16, 32, 64, 100, 100]
+
+
+def test_limit_settles_around_what_fits_the_budget() -> None:
+    limits = drive(BatchLimit(1000), 0.001, 0.05, 200)
+    assert all(40 <= limit <= 51 for limit in limits[20:])
+    assert max(limits) <= 64
+
+
+def test_limit_never_falls_below_one() -> None:
+    limit = BatchLimit(100)
+    assert drive(limit, 10.0, 0.001, 20)[-1] == 1
+
+
+def test_limit_rises_only_by_batches_that_were_full() -> None:
+    limit = BatchLimit(100)
+    limit.observe(1, 0.0, 0.1, 1.0)
+    limit.observe(1, 0.2, 0.3, 1.0)
+    assert limit.limit == 2
+
+
+def test_batches_that_were_out_together_lower_the_limit_once() -> None:
+    limit = BatchLimit(100)
+    drive(limit, 0.0, 1.0, 5)
+    limit.observe(32, 0.0, 5.0, 1.0)
+    limit.observe(32, 0.1, 5.1, 1.0)
+    assert limit.limit == 16
+    limit.observe(16, 5.2, 9.0, 1.0)
+    assert limit.limit == 14
+
+
+def test_lower_ceiling_holds_at_once() -> None:
+    limit = BatchLimit(100)
+    drive(limit, 0.0, 1.0, 8)
+    limit.set_ceiling(5)
+    assert limit.limit == 5
+    limit.set_ceiling(0)
+    assert limit.limit == 1
+
+
+queries = st.lists(
+    st.builds(
+        lambda arrived, slo, done, gone: FakeQuery(arrived, arrived + slo, b"x" * 8, done, gone),
+        st.integers(0, 50),
+        st.sampled_from([1, 5, 20]),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=60,
+).map(lambda items: sorted(items, key=lambda query: query.arrived))
+
+
+@given(queries, st.integers(1, 10))
+def test_batches_come_in_the_order_of_the_deadlines_and_nothing_is_lost(items: list[FakeQuery], limit: int) -> None:
+    queue = queue_of(*items)
+    taken: list[Any] = []
+    passed: list[Any] = []
+    while queue.rows:
+        batch, doomed = queue.take(limit, 0.0)
+        assert len(batch) <= limit
+        taken += batch
+        passed += doomed
+    assert [query.deadline for query in taken] == sorted(query.deadline for query in taken)
+    wanted = [query for query in items if not query.is_done]
+    assert {id(query) for query in taken} == {id(query) for query in wanted if not query.is_gone}
+    assert {id(query) for query in passed} == {id(query) for query in wanted if query.is_gone}
+    assert queue.size_bytes == 0
+
+
+def test_query_that_cannot_make_it_is_passed_over_only_under_pressure() -> None:
+    late = [FakeQuery(0, 1) for _ in range(3)]
+    good = [FakeQuery(9, 10) for _ in range(4)]
+    batch, doomed = queue_of(*late, *good).take(4, 5.0)
+    assert (batch, doomed) == (good, late)  # type: ignore[comparison-overlap]
+    batch, doomed = queue_of(*late, *good).take(10, 5.0)
+    assert (batch, doomed) == (late + good, [])  # type: ignore[comparison-overlap]
+
+
+def test_batch_ends_before_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_BATCH_BYTES", 20)
+    queue = queue_of(FakeQuery(0, 1, b"x" * 30), FakeQuery(0, 1, b"x" * 8), FakeQuery(0, 1, b"x" * 12), FakeQuery(0, 1))
+    assert [len(queue.take(10, 0.0)[0]) for _ in range(3)] == [1, 2, 1]
+
+
+def test_queue_is_full_by_number_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_QUEUED", 2)
+    queue = queue_of(FakeQuery(0, 1))
+    assert not queue.is_full
+    put(queue, FakeQuery(0, 1))
+    assert queue.is_full
+    monkeypatch.setattr(batching, "MAX_QUEUED", 100)
+    monkeypatch.setattr(batching, "MAX_QUEUED_BYTES", 16)
+    assert queue.is_full
+
+
+def test_expired_queries_at_the_heads_make_room() -> None:
+    first, second = FakeQuery(0, 1), FakeQuery(0, 2)
+    queue = queue_of(first, second)
+    first.is_done = True
+    queue.drop_settled()
+    assert (queue.rows, queue.size_bytes) == (1, 8)
+    assert queue.take_all() == [second]  # type: ignore[comparison-overlap]
+    assert queue.rows == 0
+
+
+@given(queries)
+def test_deadlines_come_due_in_time_and_once(items: list[FakeQuery]) -> None:
+    lanes: Any = DeadlineLanes()
+    waiting = {id(query): query for query in items if not query.is_done}
+    for query in items:
+        lanes.put(query, query.deadline - query.arrived)
+    for now in range(80):
+        due, earliest = lanes.pop_due(now)
+        for query in due:
+            assert query.deadline <= now
+            del waiting[id(query)]
+        assert all(query.deadline > now for query in waiting.values())
+        if waiting:
+            assert earliest is not None
+            assert earliest <= min(query.deadline for query in waiting.values())
+    assert not waiting
+
+
+def test_answered_queries_do_not_pile_up_behind_an_unanswered_one() -> None:
+    lanes: Any = DeadlineLanes()
+    lanes.put(FakeQuery(0, 60), 60.0)
+    for number in range(50_000):
+        query = FakeQuery(number, number + 60)
+        lanes.put(query, 60.0)
+        query.is_done = True
+    assert sum(map(len, lanes._lanes.values())) < 10_000

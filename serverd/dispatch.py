@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
@@ -50,7 +51,8 @@ class Dispatcher:
         self._transport = ReplicaTransport(endpoint, self._hear)
         self._replicas: dict[bytes, Replica] = {}
         self._batches: dict[int, Batch] = {}
-        self._next_batch = 0
+        # Not 0: a replica may still send outputs that were meant for a frontend that died at this endpoint.
+        self._next_batch = int.from_bytes(os.urandom(7), "big")
         self._dirty: list[ServedVersion] = []
         self._deadlines = DeadlineLanes()
         self._timer: asyncio.TimerHandle | None = None

@@ -153,7 +153,7 @@ class Cache:
         for tree in (self.root / "versions").glob("*"):
             if not is_digest(tree.name):
                 continue
-            size_bytes = sum(os.lstat(path).st_size for path in tree.rglob("*") if path.is_file())
+            size_bytes = _tree_bytes(tree)
             try:
                 last_used = os.stat(self.root / "locks" / tree.name).st_mtime
             except OSError:
@@ -212,7 +212,7 @@ class Cache:
         for left in [*(self.root / "versions").glob(".*"), *(self.root / "manifests").glob(".*")]:
             with contextlib.suppress(FileNotFoundError):  # its owner may be removing it at this moment
                 if left.name.startswith(".evicted-") or time.time() - os.lstat(left).st_mtime > STALE_TEMPORARY_S:
-                    shutil.rmtree(left, ignore_errors=True)
+                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
@@ -228,3 +228,13 @@ class Cache:
         with told_plainly("create", str(folder)):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
+
+
+def _tree_bytes(tree: Path) -> int:
+    """Return the size of the files below ``tree``; what another process removes meanwhile does not count."""
+    size_bytes = 0
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size_bytes += os.lstat(os.path.join(folder, name)).st_size
+    return size_bytes

@@ -156,5 +156,5 @@ def _facts(thing: Any) -> str:
         if key in ("time", "event", "state") or value is None:
             continue
         text = visible(value if isinstance(value, str) else json.dumps(value))
-        words.append(f"{key}={text!r}" if " " in text else f"{key}={text}")
+        words.append(f"{key}='{text}'" if " " in text else f"{key}={text}")
     return " ".join(words)

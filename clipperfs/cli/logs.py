@@ -81,7 +81,10 @@ def read_lines(path: Path, count: int, *, follow: bool, poll_s: float = POLL_S) 
 
 
 def _tail(descriptor: int, count: int, end: int) -> list[bytes]:
-    """Return the last ``count`` lines before the offset ``end``, reading backwards so that a large log costs no more than what is shown."""
+    """Return the last ``count`` lines before the offset ``end``.
+
+    Reads backwards, so that a large log costs no more than what is shown.
+    """
     at = end
     data = b""
     while at > 0 and data[:-1].count(b"\n") < count and count:

@@ -47,8 +47,12 @@ SECTIONS = {
         "stop": "clipperfs.cli.daemon:stop",
         "watch": "clipperfs.cli.daemon:watch",
         "reload": "clipperfs.cli.daemon:reload",
+        "status": "clipperfs.cli.status:status",
         "logs": "clipperfs.cli.logs:logs",
         "predict": "clipperfs.cli.predict:predict",
+    },
+    "Learn": {
+        "demo": "clipperfs.cli.demo:demo",
     },
 }
 

@@ -77,7 +77,12 @@ def test_nested_work_ends_in_turn_and_a_second_bar_can_follow(terminal: Terminal
 def test_threads_report_at_once(terminal: Terminal) -> None:
     reporter = TerminalReporter(Call())
     reporter.begin("copy", WORTH_A_BAR_BYTES)
-    threads = [threading.Thread(target=lambda: [reporter.advance(1000) for _ in range(100)]) for _ in range(4)]
+
+    def report() -> None:
+        for _ in range(100):
+            reporter.advance(1000)
+
+    threads = [threading.Thread(target=report) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

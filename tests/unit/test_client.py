@@ -96,7 +96,7 @@ def test_input_is_sent_and_the_prediction_returned(daemon: Daemon, client: Clien
 
 
 def test_batch_is_sent_as_one_and_answered_in_order(daemon: Daemon, client: Client) -> None:
-    replies = [{"query_id": n, "output": n, "default": n == 1} for n in range(2)]
+    replies: list[dict[str, Any]] = [{"query_id": n, "output": n, "default": n == 1} for n in range(2)]
     replies[1]["default_explanation"] = "late"
     daemon.reply(batch_predictions=replies)
     first, second = client.predict("a", batch=iter([[1], [2]]), version="stable")

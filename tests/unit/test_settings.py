@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from clipperfs import settings as settings_room
 from clipperfs.errors import InvalidSetting
 from clipperfs.settings import FILE_NAME, Settings, find_file
 
@@ -147,7 +146,7 @@ def test_file_of_another_user_in_a_shared_folder_is_refused(tmp_path: Path, monk
     if os.getuid() == 0:
         os.chown(path, 12345, 12345)
     else:
-        monkeypatch.setattr(settings_room.os, "getuid", lambda: 54321)
+        monkeypatch.setattr("clipperfs.settings.os.getuid", lambda: 54321)
     with pytest.raises(InvalidSetting, match="another user"):
         resolve(shared)
 

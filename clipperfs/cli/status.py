@@ -1,0 +1,66 @@
+"""``status``: what the daemon serves, in which state each part is, and what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from clipperfs.cli import exit as exit_table
+from clipperfs.cli.call import Call
+from clipperfs.cli.daemon import open_daemon, state_dir_option
+from clipperfs.cli.frame import command
+from clipperfs.cli.text import table, visible
+
+
+@command(
+    "status",
+    short_help="Show what the daemon serves, and what is wrong.",
+    examples=["clipperfs status", "clipperfs status --json", "clipperfs status --state-dir /var/lib/clipperfs"],
+)
+@state_dir_option
+@click.pass_context
+def status(context: click.Context, call: Call, state_dir: str | None) -> None:
+    """Show what the daemon serves, in which state each part is, and what is wrong.
+
+    Exit 8 when it does not serve all that it should, 3 when there is no daemon.
+    """
+    document = open_daemon(call, state_dir=state_dir).status()
+    call.emit(document, lambda: status_text(document))
+    if document.get("degraded"):
+        context.exit(exit_table.DEGRADED)
+
+
+def status_text(document: dict[str, Any]) -> str:
+    """Return the status document as text. Fields that another release leaves out are passed over."""
+    daemon, registry = document.get("daemon", {}), document.get("registry", {})
+    frontends = document.get("frontends", [])
+    facts = {
+        "daemon": f"pid {daemon.get('pid')}, port {daemon.get('port')}, since {daemon.get('started', '-')}"
+        + ("" if daemon.get("ready", True) else ", NOT READY"),
+        "registry": f"{registry.get('url', '-')} is {registry.get('state', '-')}",
+        "frontends": ", ".join(str(one.get("state")) for one in frontends) or "-",
+        "state": "DEGRADED" if document.get("degraded") else "ok",
+    }
+    lines = [f"{name:10} {visible(value)}" for name, value in facts.items()]
+    lines += [f"fault      {visible(fault)}" for fault in document.get("faults") or []]
+    rows = [row for name, model in sorted(document.get("models", {}).items()) for row in _model_rows(name, model)]
+    if rows:
+        lines += ["", table(("model", "version", "state", "replicas", "record", "role", "reason"), rows)]
+    return "\n".join(lines)
+
+
+def _model_rows(name: str, model: dict[str, Any]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for one in model.get("versions", []):
+        version = one.get("version")
+        roles = ["answers"] if version == model.get("serving") else []
+        roles += ["active"] if version == model.get("active") and version != model.get("serving") else []
+        roles += [f"alias {alias}" for alias, to in model.get("aliases", {}).items() if to == version]
+        replicas = f"{one.get('replicas_ready')}/{one.get('replicas_wanted')}"
+        reason = one.get("reason")
+        rows.append((name, version, one.get("state"), replicas, model.get("applied_seq"), ", ".join(roles), reason))
+    if not rows:
+        why = model.get("unavailable") or "no active version"
+        rows.append((name, model.get("active"), "not loaded", None, model.get("applied_seq"), None, why))
+    return rows

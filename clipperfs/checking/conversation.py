@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
+import socket
 import time
 from typing import Any, Literal, Self, TypeAlias
 
 from clipperfs.checking.process import STACKS_SIGNAL, kill_tree, start_child
 from clipperfs.checking.protocol import (
+    GO,
     MAX_LINE_BYTES,
     MAX_OUTPUT_BYTES,
     SUBJECTS,
@@ -48,8 +51,9 @@ class Conversation:
         self._hook_deadline = self._deadline
         self._lines = bytearray()
         self._output = bytearray()
+        self._has_said_all = False
         self._problem = ""
-        self._protocol, protocol_fd = os.pipe()
+        self._protocol, protocol_fd = (end.detach() for end in socket.socketpair())
         self._prints, output_fd = os.pipe()
         try:
             self._process = start_child(
@@ -105,30 +109,32 @@ class Conversation:
                 if self._prints in ready and not self._read_prints():
                     selector.unregister(self._prints)
                 try:
-                    said_all = self._read_protocol()
+                    if self._protocol in ready and not self._read_protocol():
+                        selector.unregister(self._protocol)
                 except ProtocolError as error:
                     self._problem = str(error)
                     return "nonsense"
-                if said_all:
+                if self._has_said_all:
                     return "done"
                 if self._pidfd in ready:
                     return "gone"
 
     def _read_protocol(self) -> bool:
-        """Take in what the child has said; return whether it has said all."""
+        """Take in what the child has said; return ``False`` when every copy of the other end is closed."""
         while True:
             try:
                 data = os.read(self._protocol, _READ_BYTES)
             except BlockingIOError:
+                return True
+            except ConnectionResetError:
                 return False
             if not data:
-                return False  # every copy of the pipe's other end is closed: the pidfd tells of the end
+                return False
             self._lines += data
             while (end := self._lines.find(b"\n")) >= 0:
                 line = bytes(self._lines[:end])
                 del self._lines[: end + 1]
-                if self._take(read_line(line)):
-                    return True
+                self._take(read_line(line))
             if len(self._lines) > MAX_LINE_BYTES:
                 raise ProtocolError(f"a line of more than {MAX_LINE_BYTES} bytes")
 
@@ -142,13 +148,16 @@ class Conversation:
         del self._output[:-MAX_OUTPUT_BYTES]
         return bool(data)
 
-    def _take(self, line: dict[str, Any]) -> bool:
+    def _take(self, line: dict[str, Any]) -> None:
         now = time.monotonic()
         match line["event"], self._begun:
             case "begin", None if line.get("index") == len(self._verdicts) < len(self._request.hooks):
+                self._read_prints()
+                self._output.clear()
                 self._begun = now
                 self._hook_deadline = self._deadline = now + self._hook.time_limit_s
-                self._output.clear()
+                with contextlib.suppress(OSError):  # the child has just died: its pidfd tells
+                    os.write(self._protocol, GO)
             case "loading", float() if self._loading_since is None and self._is_first_load(line.get("subject")):
                 self._loading_since = now
                 self._deadline = now + self._request.load_timeout_s + LOAD_GRACE_S
@@ -161,10 +170,9 @@ class Conversation:
                 self._deadline = now + BETWEEN_LIMIT_S
                 self._verdicts.append(self._with_output(verdict, (now - begun) * 1000))
             case "end", None if len(self._verdicts) == len(self._request.hooks):
-                return True
+                self._has_said_all = True
             case _:
                 raise ProtocolError(f"the event {line['event']!r} out of its turn")
-        return False
 
     @property
     def _hook(self) -> PlannedHook:

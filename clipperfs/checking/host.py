@@ -13,7 +13,7 @@ from typing import Any
 from clipperfs.checking.plan import TIMEOUT_OPTION
 from clipperfs.checking.predictor import Role, SessionPredictor
 from clipperfs.checking.process import STACKS_SIGNAL, adopt_orphans, die_with_parent, leave_no_core
-from clipperfs.checking.protocol import bounded_verdict, write_line
+from clipperfs.checking.protocol import GO, bounded_verdict, write_line
 from clipperfs.checking.request import CheckRequest, CheckSubject, PlannedHook
 from clipperfs.documents import Verdict
 from clipperfs.errors import ClipperfsError, InvalidSetting
@@ -42,14 +42,18 @@ def main(arguments: list[str]) -> None:
         while data:
             data = data[os.write(protocol_fd, data) :]
 
-    run_all(request, send)
+    def await_go() -> None:
+        if os.read(protocol_fd, len(GO)) != GO:
+            raise SystemExit("the parent has gone")
+
+    run_all(request, send, await_go)
     send("end")
     while True:  # only the parent, while this process lives, can find and kill what the hooks left running
         signal.pause()
 
 
-def run_all(request: CheckRequest, send: Send) -> None:
-    """Run each hook of ``request`` in its order and send its verdict."""
+def run_all(request: CheckRequest, send: Send, await_go: Callable[[], None]) -> None:
+    """Run each hook of ``request`` in its order, when told to go, and send its verdict."""
     predictors: list[SessionPredictor] = []
 
     def tell(event: str, role: Role) -> None:
@@ -80,6 +84,7 @@ def run_all(request: CheckRequest, send: Send) -> None:
                 registry_url=request.registry_url,
             )
             send("begin", index=index)
+            await_go()
             verdict = bounded_verdict(check(hook, context), hook.name)
             sys.stdout.flush()
             sys.stderr.flush()

@@ -1,6 +1,6 @@
 """What the child that runs the hooks tells its parent: one JSON object a line. Pure.
 
-{"event": "begin", "index": 2}                       the hook at this place starts
+{"event": "begin", "index": 2}                       the hook at this place starts, once the parent has said GO
 {"event": "loading", "subject": "candidate"}         a wrapper starts: the hook's clock stands still …
 {"event": "loaded", "subject": "candidate"}          … until it is there, or has failed
 {"event": "verdict", "index": 2, "verdict": {…}}     what the hook said
@@ -26,6 +26,9 @@ MAX_LINE_BYTES: Final = 512 * 1024
 MAX_MEASURES_BYTES: Final = 64 * 1024
 MAX_OUTPUT_BYTES: Final = 64 * 1024
 """How much of what a hook printed is kept: the end of it."""
+
+GO: Final = b"\n"
+"""The parent's only word. It has then read what was printed before, so that what comes next is this hook's."""
 
 SUBJECTS: Final = ("candidate", "active")
 _MAX_DEPTH = 16

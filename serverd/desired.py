@@ -1,4 +1,4 @@
-"""From the newest record of every ledger to the complete desired state of one daemon. Pure but for the snapshot's bytes.
+"""From the newest record of every ledger to the complete desired state of one daemon. Pure.
 
 The desired state is always complete, never a delta: what is not in it is not wanted. A snapshot of the records it was
 made from lets a daemon start again while the registry is away.
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from clipperfs.documents import AppRecord, Document, ModelRecord, Pointer, Policy
-from clipperfs.documents.base import parse_json
+from clipperfs.documents.base import parse_json, validation_summary
 from clipperfs.errors import InvalidDocument
 
 ACTIVE = ""
@@ -33,7 +33,7 @@ class WantedVersion:
     """Settings that the version leaves out (``registry_layout.md`` §7.3)."""
     replicas: int
     fuse: str
-    """Whatever changes it gives a load that has failed another chance: the pointer's record, ``allow_code``, a reload."""
+    """Changes when a load that has failed gets another chance: the pointer's record, ``allow_code``, a reload."""
 
     @property
     def load(self) -> str:
@@ -159,6 +159,4 @@ def parse_snapshot(data: bytes) -> Snapshot:
     try:
         return Snapshot.model_validate(tree)
     except ValidationError as error:
-        raise InvalidDocument(
-            f"desired.json is not a snapshot of this release: {error.error_count()} fields"
-        ) from error
+        raise InvalidDocument(f"desired.json is not a snapshot of this release: {validation_summary(error)}") from error

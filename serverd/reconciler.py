@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 from clipperfs.serverd.desired import ACTIVE, WantedModel, WantedVersion
 
 Phase: TypeAlias = Literal["fetching", "loading", "ready", "failed", "leaving", "stopping"]
-"""fetching: no files yet · loading: files, no replica has answered yet · ready: at least one replica has answered once ·
+"""fetching: no files yet · loading: files, no replica has answered yet · ready: at least one has answered once ·
 failed: given up, see the fuse · leaving: out of the routing table · stopping: its replicas are being stopped."""
 
 BACKOFF_FIRST_S = 0.1
@@ -231,7 +231,7 @@ def _may_take_over(successor: Held, replicas: int, answering: Held | None) -> bo
 def _replicas_of(
     one: Held, wanted: WantedModel | None, loads: Mapping[str, WantedVersion], after: Mapping[str, str]
 ) -> int:
-    """Return how many replicas a version that stays should have. What answers for the active one does so at full width."""
+    """Return how many replicas a version that stays should have: what answers as the active one has full width."""
     count = loads[one.load].replicas if one.load in loads else 1
     if wanted is not None and one.key == after.get(ACTIVE):
         count = max(count, wanted.policy.replicas)

@@ -1,16 +1,16 @@
-"""A daemon's own folders: the lock that makes it the only one, the files it restarts from, and the folder of its sockets."""
+"""A daemon's own folders: the lock that makes it the only one, what it restarts from, and where its sockets are."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
-import json
 import os
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from clipperfs import daemon_files
 from clipperfs.daemon_files import DaemonDocument
@@ -94,19 +94,6 @@ class StateDir:
             finally:
                 os.close(folder)
 
-    def read_heads(self) -> dict[str, tuple[int, str]]:
-        """Return the remembered head (number, digest) of each ledger. A file that cannot be read counts as none."""
-        data = self.read(daemon_files.HEADS_FILE)
-        try:
-            tree: Any = json.loads(data) if data else {}
-            return {str(name): (int(seq), str(digest)) for name, (seq, digest) in tree.items()}
-        except (ValueError, TypeError, AttributeError):
-            return {}
-
-    def write_heads(self, heads: dict[str, tuple[int, str]]) -> None:
-        """Remember the head of each ledger. Raises StorageError."""
-        self.write(daemon_files.HEADS_FILE, (json.dumps(heads, sort_keys=True) + "\n").encode())
-
     def _already_running(self) -> DaemonAlreadyRunning:
         other = daemon_files.read_daemon(self.path)
         who = f"pid {other.pid}, port {other.port}" if other else "it is just starting or stopping"
@@ -120,7 +107,7 @@ class StateDir:
 
 
 def make_runtime_dir(path: Path) -> None:
-    """Make the folder for sockets anew: empty, ours, closed to everybody else. Call it with the state folder's lock held.
+    """Make the folder for sockets anew: empty, ours, closed to everybody else. The state folder's lock must be held.
 
     Raises:
         StorageDenied: the name is taken by somebody else's folder or by a link.
@@ -142,14 +129,14 @@ def make_runtime_dir(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told_plainly(verb: str, path: Path) -> Any:
+def _told_plainly(verb: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = StorageError
+        kind: type[StorageError] = StorageError
         if isinstance(error, PermissionError):
             kind = StorageDenied
-        elif error.errno in (28, 122):  # ENOSPC, EDQUOT
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             kind = StorageFull
         raise kind(
             f"cannot {verb} {path}: {error.strerror or error}", hint="look at the folder's owner and room"

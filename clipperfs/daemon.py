@@ -1,0 +1,405 @@
+"""A serving daemon as an object: start it, stop it, have it watch or reload, ask how it is.
+
+The daemon is a process of its own; this handle finds it through its state folder, so many programs may hold one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from clipperfs.admin import AdminClient, error_from_document
+from clipperfs.daemon_files import LOG_FILE as LOG_FILE
+from clipperfs.daemon_files import DaemonDocument, default_state_dir, is_locked, running_daemon, start_ticks
+from clipperfs.errors import (
+    ClipperfsError,
+    DaemonNotRunning,
+    DaemonStartFailed,
+    InvalidSetting,
+    ServingError,
+    StorageError,
+    TimedOut,
+)
+from clipperfs.store import canonical_url
+
+if TYPE_CHECKING:
+    from clipperfs.registry import Registry
+
+SERVERD = "clipperfs.serverd"
+LOG_TAIL_LINES = 15
+LOG_LIMIT_BYTES = 32 * 1024 * 1024
+KILL_AFTER_S = 10.0
+"""How much longer than its drain a daemon may take to end before it is killed."""
+
+Progress = Callable[[dict[str, Any]], None]
+
+_started: dict[int, subprocess.Popen[bytes]] = {}
+"""Daemons that this program started, by process id: whoever sees one end through any handle reaps it."""
+
+
+class Daemon:
+    """The daemon that serves one registry from this host.
+
+    As a context manager it starts a daemon that ends with the block, and with this program.
+    """
+
+    def __init__(
+        self,
+        registry: Registry | str | os.PathLike[str],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 1337,
+        admin_port: int | None = 1338,
+        frontends: int | Literal["auto"] = 1,
+        state_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        models: list[str] | None = None,
+        watch: bool = True,
+        drain_s: float = 30.0,
+        **settings: Any,
+    ) -> None:
+        """Describe the daemon; nothing is started and nothing is read.
+
+        Args:
+            registry: a Registry, or the address of one.
+            host: where queries are answered.
+            port: the query port; 0 lets the system choose (see :attr:`port` after the start).
+            admin_port: loopback port of the read-only admin pages; ``None``: none, 0: the system's choice.
+            frontends: frontend processes; ``"auto"``: one for each processor but one.
+            state_dir: where the daemon keeps its state; default: one for each registry, in the user's state folder.
+            cache_dir: where verified copies of versions are kept; default: the user's cache.
+            models: models to serve; ``None``: all.
+            watch: whether it follows the registry from the start.
+            drain_s: how long it finishes what it has begun when it is told to end.
+            **settings: further settings of the daemon process (``poll_s``, ``sweep_s``, ``status_s``, ``name``,
+                ``actor``); an unknown one fails the start.
+        """
+        address = getattr(registry, "url", registry)
+        self.registry = canonical_url(address)
+        if cache_dir is None and hasattr(registry, "cache"):
+            cache_dir = registry.cache.root
+        self.state_dir = Path(state_dir).absolute() if state_dir is not None else default_state_dir(self.registry)
+        self.drain_s = drain_s
+        self._port = port
+        self._settings: dict[str, Any] = {
+            "registry": self.registry,
+            "state_dir": str(self.state_dir),
+            "cache_dir": None if cache_dir is None else str(Path(cache_dir).absolute()),
+            "host": host,
+            "port": port,
+            "admin_port": admin_port,
+            "frontends": 0 if frontends == "auto" else frontends,
+            "models": models,
+            "watch": watch,
+            "drain_s": drain_s,
+            **settings,
+        }
+        self._lifeline: int | None = None
+
+    @property
+    def log_path(self) -> Path:
+        """Return where the daemon's log is."""
+        return self.state_dir / LOG_FILE
+
+    @property
+    def port(self) -> int:
+        """Return the port of the running daemon, or else the one that was asked for."""
+        document = running_daemon(self.state_dir)
+        return document.port if document else self._port
+
+    def start(
+        self, wait_s: float | None = 60.0, *, detached: bool = True, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Start the daemon and wait until it is ready: it listens, and every active version is loaded or has failed.
+
+        Args:
+            wait_s: how long to wait; ``None``: for as long as it takes.
+            detached: whether it outlives this program. If not, it drains and ends with this program or object.
+            progress: called with what the daemon tells while it starts.
+
+        Returns:
+            Its last word: ``pid``, ``port``, ``admin_port``, and ``failed``, the versions that could not be loaded.
+
+        Raises:
+            DaemonAlreadyRunning: one runs with this state folder; ``fields`` name its pid and port.
+            DaemonStartFailed: it ended before it was ready; the message has the end of its log.
+            TimedOut: it was not ready in time; it goes on starting.
+            ClipperfsError: what kept it from starting, such as NotFound for a registry that is not there.
+        """
+        with contextlib.ExitStack() as closing:
+            ready, tell = os.pipe()
+            closing.callback(os.close, ready)
+            inherited = [tell]
+            lifeline: int | None = None
+            if not detached:
+                lifeline_end, lifeline = os.pipe()
+                inherited.append(lifeline_end)
+            try:
+                log, log_start = self._open_log()
+                closing.callback(os.close, log)
+                settings = self._settings | {"ready_fd": tell}
+                if lifeline is not None:
+                    settings["lifeline_fd"] = inherited[1]
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", SERVERD],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=inherited,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                if lifeline is not None:
+                    os.close(lifeline)
+                raise DaemonStartFailed(f"the daemon's process cannot be started: {error}") from error
+            finally:
+                for descriptor in inherited:
+                    os.close(descriptor)
+            self._lifeline = lifeline
+            _started[process.pid] = process
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin as stream:
+                stream.write(json.dumps(settings).encode())
+            return self._await_ready(process, ready, wait_s, progress, log_start)
+
+    def stop(self, drain_s: float | None = None) -> bool:
+        """End the daemon: it finishes what it has begun, at most ``drain_s`` seconds, then stops its replicas.
+
+        Returns:
+            Whether there was one. Whoever holds its process id now is never signalled: the lock and the moment at which
+            the process began must agree.
+
+        Raises:
+            ServingError: it cannot be ended.
+        """
+        drain_s = self.drain_s if drain_s is None else drain_s
+        document = self._find()
+        if document is None:
+            return False
+        try:
+            handle = os.pidfd_open(document.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            if start_ticks(document.pid) != document.started_ticks:
+                return True
+            try:
+                self._admin(document).post("/stop", {"drain_s": drain_s})
+            except ClipperfsError:
+                _signal(handle, signal.SIGTERM)
+            if not _has_ended(handle, drain_s + KILL_AFTER_S):
+                _signal(handle, signal.SIGTERM)
+                if not _has_ended(handle, KILL_AFTER_S):
+                    _signal(handle, signal.SIGKILL)
+                    if not _has_ended(handle, KILL_AFTER_S):
+                        raise ServingError(f"the daemon (pid {document.pid}) cannot be ended, not even by SIGKILL")
+        finally:
+            os.close(handle)
+        self._let_go(document.pid)
+        return True
+
+    def watch(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
+        """Make the daemon follow the registry, and yield what happens until it ends or the iterator is closed.
+
+        Raises:
+            DaemonNotRunning: there is none.
+            TimedOut: nothing happened for ``timeout_s``.
+        """
+        admin = self._admin()
+        with admin.events(timeout_s=timeout_s) as events:
+            admin.post("/watch", {"follow": True})
+            yield from events
+
+    def follow(self, follow: bool = True) -> dict[str, Any]:
+        """Make the daemon follow the registry, or stop following it. Raises DaemonNotRunning."""
+        return self._mapping(self._admin().post("/watch", {"follow": follow}))
+
+    def reload(self, model: str | None = None, *, wait_s: float = 600.0) -> dict[str, Any]:
+        """Have the daemon read the registry now, and wait until it has loaded what it found.
+
+        A version that failed before gets another try.
+
+        Returns:
+            ``changes``, what took effect, and ``failed``, the versions that could not be loaded, each with a reason.
+
+        Raises:
+            DaemonNotRunning: there is none.
+            NotFound: the daemon does not serve ``model``.
+            StorageError: the registry cannot be read; what is served goes on being served.
+            TimedOut: it took longer than ``wait_s``.
+        """
+        return self._mapping(self._admin().post("/reload", {"model": model}, timeout_s=wait_s))
+
+    def status(self) -> dict[str, Any]:
+        """Return what the daemon serves, and in which state each part is. Raises DaemonNotRunning."""
+        return self._mapping(self._admin().get("/status"))
+
+    def metrics(self) -> str:
+        """Return the daemon's metrics in the text format of Prometheus. Raises DaemonNotRunning."""
+        return self._admin().get_text("/metrics")[1]
+
+    def is_running(self) -> bool:
+        """Say whether a daemon runs with this state folder."""
+        return running_daemon(self.state_dir) is not None
+
+    def run(self) -> NoReturn:
+        """Become the daemon: replace this program by it, in the foreground, its log on stderr.
+
+        Raises:
+            DaemonStartFailed: this program cannot be replaced.
+        """
+        given = os.memfd_create("clipperfs-settings")
+        os.write(given, json.dumps(self._settings).encode())
+        os.lseek(given, 0, os.SEEK_SET)
+        os.dup2(given, 0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            os.execv(sys.executable, [sys.executable, "-P", "-m", SERVERD])  # noqa: S606
+        except OSError as error:
+            raise DaemonStartFailed(f"{sys.executable} cannot be run: {error}") from error
+
+    def __enter__(self) -> Daemon:
+        try:
+            self.start(detached=False)
+        except TimedOut:
+            self.stop(0)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _await_ready(
+        self,
+        process: subprocess.Popen[bytes],
+        ready: int,
+        wait_s: float | None,
+        progress: Progress | None,
+        log_start: int,
+    ) -> dict[str, Any]:
+        give_up_s = None if wait_s is None else time.monotonic() + wait_s
+        buffer = b""
+        poller = select.poll()
+        poller.register(ready, select.POLLIN)
+        while True:
+            left_ms = None if give_up_s is None else max(0.0, (give_up_s - time.monotonic()) * 1000)
+            if not poller.poll(left_ms):
+                raise TimedOut(
+                    f"the daemon (pid {process.pid}) was not ready within {wait_s:g} s; it goes on starting",
+                    hint="'clipperfs status' shows how far it is, 'clipperfs logs' why it takes long",
+                    pid=process.pid,
+                )
+            data = os.read(ready, 65536)
+            buffer += data
+            *lines, buffer = buffer.split(b"\n")
+            for line in lines:
+                word = json.loads(line)
+                if word.get("state") == "ready":
+                    return self._mapping(word)
+                if word.get("state") == "failed":
+                    self._let_go(process.pid)
+                    raise error_from_document(word["error"], fallback="the daemon did not start")
+                if progress is not None:
+                    progress(word)
+            if not data:
+                self._let_go(process.pid)
+                code = process.returncode
+                tail = self._log_tail(log_start)
+                raise DaemonStartFailed(
+                    f"the daemon ended before it was ready (exit code {code})" + (f":\n{tail}" if tail else ""),
+                    hint=f"its log is {self.log_path}",
+                    exit_code=code,
+                )
+
+    def _open_log(self) -> tuple[int, int]:
+        """Return a descriptor of the log, opened for appending, and its size."""
+        try:
+            self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if (
+                self.log_path.exists()
+                and self.log_path.stat().st_size > LOG_LIMIT_BYTES
+                and not is_locked(self.state_dir)
+            ):
+                os.replace(self.log_path, self.log_path.with_name(LOG_FILE + ".1"))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            descriptor = os.open(self.log_path, flags, 0o600)
+        except OSError as error:
+            raise StorageError(
+                f"the daemon's log {self.log_path} cannot be written: {error.strerror}",
+                hint="choose another folder with --state-dir",
+            ) from error
+        return descriptor, os.fstat(descriptor).st_size
+
+    def _log_tail(self, start: int) -> str:
+        with contextlib.suppress(OSError), open(self.log_path, "rb") as log:
+            log.seek(max(start, log.seek(0, os.SEEK_END) - 64 * 1024))
+            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
+        return ""
+
+    def _find(self) -> DaemonDocument | None:
+        """Return the running daemon; wait for one that is just starting or ending to say who it is."""
+        give_up_s = time.monotonic() + 2.0
+        while is_locked(self.state_dir):
+            document = running_daemon(self.state_dir)
+            if document is not None:
+                return document
+            if time.monotonic() > give_up_s:
+                raise ServingError(
+                    f"somebody holds {self.state_dir} but does not say who",
+                    hint="a daemon is just starting or ending; try again, or see 'fuser' on its lock file",
+                )
+            select.select([], [], [], 0.02)
+        return None
+
+    def _admin(self, document: DaemonDocument | None = None) -> AdminClient:
+        document = document or running_daemon(self.state_dir)
+        if document is None:
+            raise DaemonNotRunning(
+                f"no daemon runs for {self.registry} on this host",
+                hint="start one with: clipperfs start",
+                state_dir=str(self.state_dir),
+            )
+        return AdminClient(document.admin_socket)
+
+    def _let_go(self, pid: int) -> None:
+        """Reap a daemon that has ended or is just ending, if this program started it, and drop the lifeline."""
+        process = _started.pop(pid, None)
+        if process is not None:
+            try:
+                process.wait(KILL_AFTER_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+    @staticmethod
+    def _mapping(answer: Any) -> dict[str, Any]:
+        if not isinstance(answer, dict):
+            raise InvalidSetting("the daemon's answer is not an object", hint="is it another release of clipperfs?")
+        return answer
+
+
+def _signal(handle: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(handle, number)
+
+
+def _has_ended(handle: int, timeout_s: float) -> bool:
+    poller = select.poll()
+    poller.register(handle, select.POLLIN)
+    return bool(poller.poll(timeout_s * 1000))

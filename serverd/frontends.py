@@ -1,0 +1,335 @@
+"""The frontend processes: their listening sockets, their control channels, and which routing table each has applied.
+
+The listening sockets belong to the controller and are inherited by the frontends. While a frontend that died is being
+started again, clients that connect wait in its socket's queue instead of being refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipperfs.serverd import control
+from clipperfs.serverd.control import ControlChannel, Message, open_channel
+from clipperfs.serverd.events import Events
+from clipperfs.serverd.reconciler import BACKOFF_FIRST_S, BACKOFF_LAST_S, CRASH_WINDOW_S
+from clipperfs.serverd.routing import RoutingTable
+
+from clipperfs.errors import DaemonStartFailed, InvalidSetting
+from clipperfs.replica.process import exit_reason
+
+BACKLOG = 1024
+METRICS_S = 1.0
+"""How long a frontend may take to hand over its counters."""
+
+
+@dataclass(slots=True)
+class Frontend:
+    """One frontend process."""
+
+    index: int
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    born_epoch: int
+    """Number of the first table that it was sent: it knows nothing of what had left before."""
+    channel: ControlChannel | None = None
+    is_ready: bool = False
+    is_draining: bool = False
+    applied: int = 0
+    released: set[str] = field(default_factory=set)
+    asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+
+
+class FrontendPool:
+    """All frontends of a daemon. Everything happens on the event loop.
+
+    Args:
+        on_change: called when a frontend became ready, died, applied a table or released a version.
+        on_replica: called with ``hang`` or ``lost``, a replica's identity, and the message.
+        answer: returns status, content type and body for a question that a client put to the query port.
+        spawn_task: owns the tasks that this pool starts.
+    """
+
+    def __init__(
+        self,
+        *,
+        count: int,
+        host: str,
+        port: int,
+        runtime_dir: str,
+        events: Events,
+        on_change: Callable[[], None],
+        on_replica: Callable[[str, str, Message], None],
+        answer: Callable[[str], Any],
+        spawn_task: Callable[[Any, str], Any],
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.count = count
+        self.restarts = 0
+        self.table = RoutingTable()
+        self._runtime_dir = runtime_dir
+        self._events = events
+        self._on_change = on_change
+        self._on_replica = on_replica
+        self._answer = answer
+        self._spawn_task = spawn_task
+        self._listeners: list[socket.socket] = []
+        self._frontends: dict[int, Frontend] = {}
+        self._deaths_s: list[float] = []
+        self._is_stopping = False
+        self._ask_id = 0
+
+    def bind(self) -> None:
+        """Take the query port: the first thing a daemon does, so that a port in use costs nothing.
+
+        Raises:
+            DaemonStartFailed: the port is in use, or may not be used.
+            InvalidSetting: the host is not an address of this machine.
+        """
+        try:
+            family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+            # Bound alone first: with SO_REUSEPORT a second daemon of the same user would silently share the port.
+            alone = self._listener(family, self.port, shared=False)
+            self.port = alone.getsockname()[1]
+            if self.count == 1:
+                alone.listen(BACKLOG)
+                self._listeners = [alone]
+                return
+            alone.close()
+            for _ in range(self.count):
+                self._listeners.append(self._listener(family, self.port, shared=True))
+            for listener in self._listeners:
+                listener.listen(BACKLOG)
+        except socket.gaierror as error:
+            raise InvalidSetting(f"host {self.host!r} is not an address: {error.strerror}") from error
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise InvalidSetting(f"host {self.host} is not an address of this machine") from error
+            what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+            raise DaemonStartFailed(
+                f"port {self.port} on {self.host} {what}",
+                hint="another program listens there (see 'ss -ltnp'); choose another port with --port",
+                port=self.port,
+            ) from error
+
+    def start(self) -> None:
+        """Start every frontend."""
+        for index in range(self.count):
+            self._spawn_task(self._start(index), f"frontend {index}")
+
+    @property
+    def are_ready(self) -> bool:
+        """Say whether every frontend listens."""
+        return len(self._frontends) == self.count and all(one.is_ready for one in self._frontends.values())
+
+    def publish(self, table: RoutingTable) -> None:
+        """Send a table to every frontend."""
+        self.table = table
+        plain = table.to_plain()
+        for one in self._frontends.values():
+            self._send_table(one, plain)
+
+    def has_applied(self, epoch: int) -> bool:
+        """Say whether every frontend that lives routes by table ``epoch`` or a later one."""
+        return all(one.applied >= epoch for one in self._frontends.values())
+
+    def is_released(self, key: str, epoch: int) -> bool:
+        """Say whether no frontend has a query of a version that is absent from table ``epoch`` and later ones."""
+        return all(
+            one.applied >= epoch and (one.born_epoch >= epoch or key in one.released)
+            for one in self._frontends.values()
+        )
+
+    def forget(self, key: str) -> None:
+        """Drop the memory that a version was released: it is gone."""
+        for one in self._frontends.values():
+            one.released.discard(key)
+
+    async def collect(self) -> list[dict[str, Any]]:
+        """Return the counters of every frontend that hands them over in time."""
+        asked: list[asyncio.Future[dict[str, Any]]] = []
+        self._ask_id += 1
+        for one in self._frontends.values():
+            if one.channel is not None and one.is_ready:
+                answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+                one.asked[self._ask_id] = answer
+                one.channel.send(control.METRICS, id=self._ask_id)
+                asked.append(answer)
+        if asked:
+            await asyncio.wait(asked, timeout=METRICS_S)
+        return [answer.result() for answer in asked if answer.done() and not answer.cancelled()]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the state of each frontend as plain data."""
+        known = [self._frontends.get(index) for index in range(self.count)]
+        return [
+            {"index": index, "state": "starting", "pid": None, "epoch": 0}
+            if one is None
+            else {
+                "index": index,
+                "state": "draining" if one.is_draining else "ready" if one.is_ready else "starting",
+                "pid": one.process.pid,
+                "epoch": one.applied,
+            }
+            for index, one in enumerate(known)
+        ]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let every frontend finish what it has, then end; kill those that take longer than ``timeout_s``."""
+        self._is_stopping = True
+        self._close_listeners()
+        for one in self._frontends.values():
+            one.is_draining = True
+            if one.channel is not None:
+                one.channel.send(control.DRAIN)
+        give_up_s = time.monotonic() + timeout_s
+        while self._frontends and (left_s := give_up_s - time.monotonic()) > 0:
+            waiting = [asyncio.ensure_future(self._ended(one)) for one in self._frontends.values()]
+            _, pending = await asyncio.wait(waiting, timeout=left_s)
+            for task in pending:
+                task.cancel()
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill every frontend and reap it. Blocks for an instant."""
+        self._is_stopping = True
+        self._close_listeners()
+        for one in list(self._frontends.values()):
+            with contextlib.suppress(ProcessLookupError):
+                one.process.kill()
+            one.process.wait()
+            self._forget(one)
+
+    async def _ended(self, one: Frontend) -> None:
+        while one.index in self._frontends:
+            await asyncio.sleep(0.01)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+
+    def _listener(self, family: int, port: int, *, shared: bool) -> socket.socket:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((self.host, port))
+            if not shared:
+                listener.listen(BACKLOG)  # only a listening socket keeps others with SO_REUSEADDR out
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    async def _start(self, index: int) -> None:
+        if self._is_stopping or index in self._frontends:
+            return
+        mine, its = socket.socketpair()
+        listener = self._listeners[index]
+        try:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "clipperfs.serverd.frontend"),
+                    *("--control-fd", str(its.fileno())),
+                    *("--parent-pid", str(os.getpid())),
+                    *("--index", str(index)),
+                    *("--runtime", self._runtime_dir),
+                    *("--host", self.host),
+                    *("--port", str(self.port)),
+                    *("--listen-fd", str(listener.fileno())),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(its.fileno(), listener.fileno()),
+            )
+        except OSError as error:
+            mine.close()
+            self._events.tell("frontend died", index=index, reason=f"it cannot be started: {error}")
+            self._start_later(index)
+            return
+        finally:
+            its.close()
+        one = Frontend(index, process, os.pidfd_open(process.pid), born_epoch=self.table.epoch)
+        self._frontends[index] = one
+        asyncio.get_running_loop().add_reader(one.pidfd, self._reap, one)
+        one.channel = await open_channel(mine, lambda message: self._take(one, message), lambda: self._cut(one))
+        one.born_epoch = self.table.epoch
+        if self.table.epoch:
+            self._send_table(one, self.table.to_plain())
+
+    def _send_table(self, one: Frontend, plain: dict[str, Any]) -> None:
+        if one.channel is not None:
+            one.born_epoch = one.born_epoch or plain["epoch"]
+            one.channel.send(control.TABLE, **plain)
+
+    def _take(self, one: Frontend, message: Message) -> None:
+        match message["t"]:
+            case control.READY:
+                one.is_ready = True
+                self._on_change()
+            case control.APPLIED:
+                one.applied = max(one.applied, int(message["epoch"]))
+                one.released.update(message.get("released", ()))
+                self._on_change()
+            case control.METRICS:
+                answer = one.asked.pop(message["id"], None)
+                if answer is not None and not answer.done():
+                    answer.set_result(message["data"])
+            case control.ASK:
+                self._spawn_task(self._reply(one, message["id"], message["what"]), "answer a client")
+            case control.HANG | control.LOST:
+                self._on_replica(message["t"], message["replica"], message)
+
+    async def _reply(self, one: Frontend, number: int, what: str) -> None:
+        status, content_type, body = await self._answer(what)
+        if one.channel is not None:
+            one.channel.send(control.TEXT, id=number, status=status, ctype=content_type, body=body)
+
+    def _cut(self, one: Frontend) -> None:
+        """The channel has ended, so the process ends, or must."""
+        one.channel = None
+        if not one.is_draining:
+            with contextlib.suppress(ProcessLookupError):
+                one.process.send_signal(signal.SIGKILL)
+
+    def _reap(self, one: Frontend) -> None:
+        code = one.process.poll()
+        if code is None:
+            return
+        self._forget(one)
+        if not self._is_stopping:
+            self._events.tell("frontend died", index=one.index, pid=one.process.pid, reason=exit_reason(code))
+            self._start_later(one.index)
+        self._on_change()
+
+    def _forget(self, one: Frontend) -> None:
+        if self._frontends.get(one.index) is one:
+            del self._frontends[one.index]
+            asyncio.get_running_loop().remove_reader(one.pidfd)
+            os.close(one.pidfd)
+            for answer in one.asked.values():
+                answer.cancel()
+            if one.channel is not None:
+                one.channel.close()
+
+    def _start_later(self, index: int) -> None:
+        now_s = time.monotonic()
+        self._deaths_s = [death for death in self._deaths_s if death > now_s - CRASH_WINDOW_S] + [now_s]
+        self.restarts += 1
+        # The first death costs no wait: clients are in the queue. A loop of deaths must not eat the machine.
+        wait_s = 0.0 if len(self._deaths_s) == 1 else BACKOFF_FIRST_S * 2 ** (len(self._deaths_s) - 2)
+        wait_s = min(BACKOFF_LAST_S, wait_s) * (1 + random.random() / 4)  # noqa: S311  (spreads restarts, no secret)
+        asyncio.get_running_loop().call_later(wait_s, lambda: self._spawn_task(self._start(index), f"frontend {index}"))

@@ -1,0 +1,194 @@
+"""One look at the registry after another: which ledgers have a new head, and whether it continues the one known.
+
+Blocks on the storage; the watcher calls it on a thread, one look at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from clipperfs.serverd.statedir import StateDir
+
+from clipperfs import layout
+from clipperfs.documents import AppRecord, ChangeHint, ModelRecord, parse_document
+from clipperfs.errors import ClipperfsError, InvalidDocument, StorageError, StoredDataError
+from clipperfs.layout import Subject
+from clipperfs.ledger import Head, Ledger
+from clipperfs.limits import LIMITS
+from clipperfs.names import name_problem
+from clipperfs.workspace import Workspace, read_registry_document
+
+PROBED_SUBJECTS = 256
+"""Up to this many ledgers are asked for their next slot at every look; beyond, hints and full sweeps must do."""
+
+AnyHead: TypeAlias = Head[ModelRecord] | Head[AppRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known after a look. Complete, never a delta."""
+
+    models: Mapping[str, ModelRecord]
+    apps: Mapping[str, AppRecord]
+    changed: tuple[Subject, ...]
+    alarms: Mapping[str, str]
+    """By ledger: why it is not followed, though what is served of it goes on being served."""
+
+
+class RegistryReader:
+    """Follows every ledger that matters to a daemon.
+
+    Guarantees: a head is remembered in ``heads.json`` before it is used; a log that moved back, forked or vanished is
+    never followed, and what was known of it stays.
+    """
+
+    def __init__(self, workspace: Workspace, state: StateDir, models: list[str] | None) -> None:
+        self.workspace = workspace
+        self._state = state
+        self._only = None if models is None else frozenset(models)
+        self._heads: dict[Subject, AnyHead] = {}
+        self._alarms: dict[str, str] = {}
+        self._last_hint = ""
+        self._registry_id, self._remembered = _read_memory(state)
+
+    def look(self, *, full: bool) -> Look:
+        """Look for new heads.
+
+        Args:
+            full: look at every ledger, not only where a hint or a cheap probe says that something is new.
+
+        Raises:
+            NotFound: the registry is not there any more.
+            StorageError: it does not answer.
+            StoredDataError: another registry is in its place, or ``registry.json`` is damaged.
+        """
+        document = read_registry_document(self.workspace.store)
+        if self._registry_id not in (None, document.registry_id):
+            raise StoredDataError(
+                f"another registry is at {self.workspace.store.url}: its id is {document.registry_id}, "
+                f"this daemon follows {self._registry_id}",
+                hint="if that is meant, stop the daemon and start it with a new state folder",
+            )
+        self._registry_id = document.registry_id
+        subjects = self._subjects()
+        hinted = self._read_hints()
+        changed = []
+        for subject in subjects:
+            known = self._heads.get(subject)
+            is_due = full or known is None or subject in hinted or str(subject) in self._alarms
+            if not is_due and known is not None and len(subjects) <= PROBED_SUBJECTS:
+                is_due = self.workspace.store.stat(layout.slot(subject, known.seq + 1)) is not None
+            if is_due and self._follow(subject):
+                changed.append(subject)
+        if full:
+            self._miss(subjects)
+        return self._look(changed)
+
+    def _look(self, changed: list[Subject]) -> Look:
+        records = [head.record for head in self._heads.values()]
+        return Look(
+            models={record.model: record for record in records if isinstance(record, ModelRecord)},
+            apps={record.app: record for record in records if isinstance(record, AppRecord)},
+            changed=tuple(changed),
+            alarms=dict(self._alarms),
+        )
+
+    def _subjects(self) -> list[Subject]:
+        """Return every ledger there is, and those known that are not there any more."""
+        found = [
+            Subject("model", name) for name in self._names(layout.MODELS) if self._only is None or name in self._only
+        ]
+        found += [Subject("app", name) for name in self._names(layout.APPS)]
+        return sorted({*found, *self._heads}, key=str)
+
+    def _names(self, prefix: str) -> list[str]:
+        entries = self.workspace.store.list(prefix)
+        return [entry.name for entry in entries if entry.kind == "folder" and name_problem(entry.name) is None]
+
+    def _read_hints(self) -> set[Subject]:
+        hinted = set()
+        for entry in self.workspace.store.list(layout.CHANGES, after=self._last_hint):
+            if not layout.is_change(entry.name):
+                continue
+            self._last_hint = max(self._last_hint, entry.name)
+            try:
+                data = self.workspace.store.read(f"{layout.CHANGES}/{entry.name}", limit_bytes=LIMITS.hint_bytes)
+                hint = parse_document(ChangeHint, data or b"", limit_bytes=LIMITS.hint_bytes)
+            except (InvalidDocument, StoredDataError):
+                continue
+            hinted.add(Subject(hint.kind, hint.name))
+        return hinted
+
+    def _follow(self, subject: Subject) -> bool:
+        """Take over a ledger's head if it continues the one known; say whether it is new."""
+        name = f"{subject.kind}/{subject.name}"
+        try:
+            ledger: Ledger[Any]
+            if subject.kind == "model":
+                ledger = self.workspace.model_ledger(subject.name)
+            else:
+                ledger = self.workspace.app_ledger(subject.name)
+            head = ledger.head()
+            problem = self._regression(ledger, name, head)
+        except StorageError:
+            raise
+        except ClipperfsError as error:
+            head, problem = None, str(error)
+        if problem is not None:
+            self._alarms[str(subject)] = problem
+            return False
+        self._alarms.pop(str(subject), None)
+        known = self._heads.get(subject)
+        if head is None or (known is not None and known.digest == head.digest):
+            return False
+        if self._remembered.get(name) != (head.seq, head.digest):
+            self._remember(name, head)
+        self._heads[subject] = head
+        return True
+
+    def _regression(self, ledger: Ledger[Any], name: str, head: AnyHead | None) -> str | None:
+        """Return how a ledger contradicts what this daemon has seen of it, or ``None``."""
+        if name not in self._remembered:
+            return None
+        seq, digest = self._remembered[name]
+        if head is None:
+            return f"its log is gone; it had {seq} records"
+        if head.seq < seq:
+            return f"its log moved back from record {seq} to {head.seq}: an older copy was put in its place"
+        then = head if head.seq == seq else ledger.read(seq)
+        if then is None or then.digest != digest:
+            return f"its log was rewritten: record {seq} is not the one that this daemon has followed"
+        return None
+
+    def _remember(self, name: str, head: AnyHead) -> None:
+        self._remembered[name] = (head.seq, head.digest)
+        memory = {"registry_id": self._registry_id, "heads": self._remembered}
+        try:
+            self._state.write("heads.json", (json.dumps(memory, sort_keys=True) + "\n").encode())
+            self._alarms.pop("heads.json", None)
+        except StorageError as error:  # a full disk must not stop what is served from following
+            self._alarms["heads.json"] = f"what was followed cannot be remembered: {error.message}"
+
+    def _miss(self, subjects: list[Subject]) -> None:
+        """Raise alarms for remembered ledgers of which nothing is there."""
+        there = {f"{subject.kind}/{subject.name}" for subject in subjects}
+        for name, (seq, _) in self._remembered.items():
+            kind, _, bare = name.partition("/")
+            if name not in there and (kind == "app" or self._only is None or bare in self._only):
+                noun = "model" if kind == "model" else "application"
+                self._alarms[f"{noun} {bare}"] = f"its log is gone; it had {seq} records"
+
+
+def _read_memory(state: StateDir) -> tuple[str | None, dict[str, tuple[int, str]]]:
+    """Return the remembered registry id and heads. A memory that cannot be read counts as none."""
+    data = state.read("heads.json")
+    try:
+        tree: Any = json.loads(data) if data else {}
+        heads = {str(name): (int(seq), str(digest)) for name, (seq, digest) in tree.get("heads", {}).items()}
+        registry_id = tree.get("registry_id")
+        return registry_id if isinstance(registry_id, str) else None, heads
+    except (ValueError, TypeError, AttributeError):
+        return None, {}

@@ -1,0 +1,86 @@
+"""The status document: what a daemon serves, in which state each part is, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clipperfs.serverd.desired import ACTIVE, WantedModel
+from clipperfs.serverd.fleet import Fleet
+from clipperfs.serverd.routing import RoutingTable
+
+from clipperfs.documents import ReplicaStatus, ServedModel
+
+
+def describe_model(fleet: Fleet, wanted: WantedModel, applied_seq: int, table: RoutingTable) -> dict[str, Any]:
+    """Return one model's part of the status document."""
+    answering = fleet.answering(wanted.name)
+    load = wanted.names.get(ACTIVE)
+    route = table.models.get(wanted.name)
+    held = [one for one in fleet.holdings.values() if one.model == wanted.name]
+    return {
+        "seq": wanted.seq,
+        "applied_seq": applied_seq,
+        "active": wanted.loads[load].version if load is not None else None,
+        "serving": answering.version if answering and answering.ready else None,
+        "unavailable": route.unavailable if route else None,
+        "aliases": {
+            name: one.version
+            for name in sorted(wanted.names)
+            if name != ACTIVE and (one := fleet.answering(wanted.name, name)) is not None
+        },
+        "policy": wanted.policy.model_dump(mode="json"),
+        "versions": [
+            {**one.describe(fleet.replicas_wanted(one)), "key": one.key}
+            for one in sorted(held, key=lambda one: one.key)
+        ],
+    }
+
+
+def find_faults(
+    models: Mapping[str, Mapping[str, Any]], registry: Mapping[str, Any], frontends: list[dict[str, Any]]
+) -> list[str]:
+    """Return what keeps a daemon from serving everything that it should, a sentence each. Pure."""
+    faults = []
+    if registry["state"] != "reachable":
+        faults.append(f"the registry is {registry['state']}: {registry['reason']}")
+    faults += [f"{subject} is not followed: {alarm}" for subject, alarm in registry["alarms"].items()]
+    faults += [f"frontend {one['index']} is {one['state']}" for one in frontends if one["state"] == "starting"]
+    for name, model in models.items():
+        for one in model["versions"]:
+            if one["state"] == "quarantined":
+                faults.append(f"version {one['version']} of model {name} could not be loaded: {one['reason']}")
+            elif one["state"] == "ready" and one["replicas_ready"] < one["replicas_wanted"]:
+                faults.append(
+                    f"version {one['version']} of model {name} has {one['replicas_ready']} of "
+                    f"{one['replicas_wanted']} replicas" + (f": {one['reason']}" if one["reason"] else "")
+                )
+        is_off = model["policy"]["replicas"] == 0
+        if model["active"] is not None and model["serving"] is None and not is_off:
+            faults.append(f"model {name} answers no query: {model['unavailable']}")
+    return faults
+
+
+def replica_status(
+    fleet: Fleet,
+    applied: Mapping[str, int],
+    *,
+    name: str,
+    host: str,
+    pid: int,
+    software: str,
+    time: str,
+    expires: float,
+) -> ReplicaStatus:
+    """Return what the daemon writes into the registry for others to see."""
+    models = {}
+    for model in fleet.desired.models:
+        answering = fleet.answering(model)
+        models[model] = ServedModel(
+            applied_seq=applied.get(model, 0),
+            active=answering.version if answering and answering.ready else None,
+            versions=[one.loaded(fleet.replicas_wanted(one)) for one in fleet.holdings.values() if one.model == model],
+        )
+    return ReplicaStatus(
+        replica=name, host=host, pid=pid, software=software, time=time, expires_unix_s=expires, models=models
+    )

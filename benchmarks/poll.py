@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import cpu_seconds, process_tree
-from benchmarks.serving import noop_files, run_daemon
+from benchmarks.serving import daemon_pid, noop_files, run_daemon
 from benchmarks.table import render_table, spread
 from clipperfs import Registry
 
@@ -46,7 +46,7 @@ def run_poll(folder: Path, plan: Plan) -> dict[str, Any]:
             sweeps_ms.append((time.perf_counter() - began_s) * 1000)
         with run_daemon(registry, place / "state") as daemon:
             time.sleep(2.0)  # the first full sweep is part of starting
-            pid = int(daemon.status()["pid"])
+            pid = daemon_pid(daemon)
             idle = [_cpu_ms_per_s(pid, plan.window_s) for _ in range(plan.rounds)]
         rows.append(
             {"models": count, "daemon_cpu_ms_per_s": spread(idle).document(), "sweep_ms": spread(sweeps_ms).document()}

@@ -75,7 +75,12 @@ def run_daemon(registry: Registry, folder: Path, **settings: Any) -> Iterator[Da
 def clipperfs_target(daemon: Daemon, app: str, name: str) -> Target:
     """Return an application of a running daemon as a target: controller, frontends and replicas count as one."""
     url = f"http://127.0.0.1:{daemon.port}/{app}/predict"
-    return Target(name, url, int(daemon.status()["pid"]), expect_prediction)
+    return Target(name, url, daemon_pid(daemon), expect_prediction)
+
+
+def daemon_pid(daemon: Daemon) -> int:
+    """Return the controller's process: all others are its descendants."""
+    return int(daemon.status()["daemon"]["pid"])
 
 
 def expect_prediction(body: bytes) -> None:
@@ -92,7 +97,7 @@ def answers_defaulted(daemon: Daemon) -> float:
     return sum(
         float(line.rsplit(" ", 1)[1])
         for line in text.splitlines()
-        if line.startswith("clipperfs_") and "default" in line.split("{")[0] and "_total" in line
+        if line.startswith("clipperfs_default_outputs_total{")
     )
 
 

@@ -9,6 +9,9 @@ import numpy as np
 from clipperfs.wire import ELEMENT_BYTES, INPUT_TYPES, WireError
 from clipperfs.wrapper import DTYPES, BytesAs, Inputs
 
+MAX_INPUTS = 1 << 20
+"""In one batch. Empty inputs take no room in a body, so its length alone would not bound their number."""
+
 _UINT8 = np.dtype("u1")
 
 
@@ -17,7 +20,7 @@ def unpack_batch(code: int, count: int, lengths: int | list[int], body: Any, byt
 
     Args:
         code: the input type's position in ``INPUT_TYPES``.
-        count: number of inputs, at least 1.
+        count: number of inputs, 1 to MAX_INPUTS.
         lengths: elements (bytes for strings) of every input, or of each.
         body: the inputs one after the other: ``bytes`` or a memoryview.
         bytes_as: how the wrapper wants inputs of type ``bytes``.
@@ -30,7 +33,7 @@ def unpack_batch(code: int, count: int, lengths: int | list[int], body: Any, byt
         WireError: the numbers contradict each other or the body.
     """
     input_type = _input_type(code)
-    if type(count) is not int or count < 1:
+    if type(count) is not int or not 1 <= count <= MAX_INPUTS:
         raise WireError(f"a batch of {count!r} inputs")
     if isinstance(lengths, list):
         if len(lengths) != count or not all(type(length) is int and length >= 0 for length in lengths):

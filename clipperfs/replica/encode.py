@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from clipperfs.errors import InvalidInput
-from clipperfs.wire import common_length
+from clipperfs.wire import MAX_BODY_BYTES, common_length
 from clipperfs.wrapper import DTYPES
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _FORMATS = {"ints": "i", "floats": "f", "doubles": "d"}
 _INT32 = np.iinfo(np.int32)
 _PLAIN = frozenset({int, float, str, bool, type(None)})
+_BOOLEANS = frozenset({bool, np.bool_})
 _MAX_DEPTH = 64
 
 _encode = msgspec.json.Encoder().encode
@@ -50,6 +51,8 @@ def pack_batch(inputs: Sequence[Any], input_type: InputType) -> tuple[int | list
         lengths.append(length)
     if not parts:
         raise InvalidInput("a batch holds at least one input")
+    if sum(map(len, parts)) > MAX_BODY_BYTES:
+        raise InvalidInput(f"the batch has more than {MAX_BODY_BYTES} bytes", hint="send fewer inputs at a time")
     return common_length(lengths), b"".join(parts)
 
 
@@ -73,7 +76,7 @@ def encode_input(value: Any, input_type: InputType) -> tuple[bytes, int]:
         return _encode_array(value, input_type)
     if not isinstance(value, (list, tuple)):
         raise InvalidInput(f"an input of type {input_type} is a list of numbers, not {_noun(value)}")
-    if bool in set(map(type, value)):
+    if not _BOOLEANS.isdisjoint(map(type, value)):
         _refuse_element(value, input_type)
     try:
         data = struct.pack(f"<{len(value)}{_FORMATS[input_type]}", *value)

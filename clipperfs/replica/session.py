@@ -16,6 +16,7 @@ import zmq
 
 from clipperfs import wire
 from clipperfs.errors import InvalidInput, LoadFailed, PredictFailed, ReplicaLost, ServingError, TimedOut
+from clipperfs.replica.batch import MAX_INPUTS
 from clipperfs.replica.encode import pack_batch
 from clipperfs.replica.process import ReplicaProcess, exit_reason, spawn
 from clipperfs.replica.spec import ReplicaSpec, new_identity, split_reason
@@ -114,7 +115,7 @@ class ReplicaSession:
         """Like :meth:`predict`; also return how long the wrapper took, in milliseconds, without transport."""
         if not len(inputs):
             raise InvalidInput("a batch holds at least one input")
-        step = self.max_batch or len(inputs)
+        step = self.max_batch or MAX_INPUTS
         outputs: list[Any] = []
         spent_us = 0
         for at in range(0, len(inputs), step):

@@ -21,9 +21,9 @@ from clipperfs.errors import ActivationRefused, ClipperfsError, Conflict
 def report(error: Exception, call: Call) -> int:
     """Print ``error`` for whoever called, and return the exit code.
 
-    Guarantees: stdout is left alone; a reader that has gone away (``| head``) is not an error worth a word.
+    Guarantees: stdout is left alone.
     """
-    if call.debug and not isinstance(error, click.exceptions.Abort | BrokenPipeError):
+    if call.debug and not isinstance(error, click.exceptions.Abort):
         click.echo(visible("".join(traceback.format_exception(error)), keep="\n"), err=True)
     if isinstance(error, ClipperfsError):
         _print(call, error.as_document(), _text_of(error))
@@ -32,9 +32,6 @@ def report(error: Exception, call: Call) -> int:
         return exit_table.INTERRUPTED
     if isinstance(error, click.ClickException):
         return _report_usage(error, call)
-    if isinstance(error, BrokenPipeError):
-        _silence_stdout()
-        return exit_table.FAILED
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
         _silence_stdout()
         document = {"error": "OSError", "message": "the output cannot be written: no space left", "hint": None}

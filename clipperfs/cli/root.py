@@ -71,7 +71,6 @@ class Root(Group):
                 stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
         try:
             code = super().main(arguments, prog_name, obj=call, **extra) or exit_table.OK
-            sys.stdout.flush()
         except Exception as error:
             from clipperfs.cli.failure import report
 

@@ -168,7 +168,9 @@ def test_typo_in_the_settings_file_is_a_usage_error(tmp_path: Path) -> None:
     assert "did you mean registry?" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["list", "--json"], ["--json", "activate", "m"], ["--json", "nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["list", "--json"], ["--json", "activate", "m"], ["--json", "nonsense"], ["list", "--no", "--json"]]
+)
 def test_usage_error_under_json_is_a_document_on_stderr(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == exit_table.USAGE

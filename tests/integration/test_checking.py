@@ -302,10 +302,11 @@ def test_hooks_see_a_clean_place(check: Check, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_time_to_load_does_not_count_against_the_hook(check: Check) -> None:
-    verdicts = check("loadable", "predict", time_limit_s=1.0, wrapper={"kind": "noop", "load_s": 2})
+    wrapper = {"kind": "noop", "load_s": 3, "delay_ms": 200}
+    verdicts = check("loadable", "predict", time_limit_s=2.0, wrapper=wrapper, sample=[[1.0]])
     assert outcomes(verdicts) == [("loadable", "passed"), ("predict", "passed")]
-    assert verdicts[0].duration_ms > 2000
-    assert verdicts[1].duration_ms < 1000, "the wrapper is started once and shared"
+    assert verdicts[0].duration_ms > 3000
+    assert verdicts[1].duration_ms < 2000, "the wrapper is started once and shared"
 
 
 def test_wrapper_that_loads_too_long_is_refused(check: Check) -> None:

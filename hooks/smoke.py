@@ -18,7 +18,9 @@ from clipperfs.hook import HookContext, Subject
 from .nested import differences
 
 DEFAULT_FILE = "golden.json"
+GOLDEN_HINT = '[{"input": …, "output": …}, …]'
 SHOWN = 5
+"""Differences that a reason names."""
 
 
 class GoldenRequest(Options):
@@ -57,7 +59,7 @@ class Smoke:
                 hook=self.name,
                 outcome="error",
                 reason=f"There is nothing to send: no requests in the options, no {DEFAULT_FILE}, and no sample.",
-                next_step=f'put a {DEFAULT_FILE} into the version: [{{"input": …, "output": …}}, …]',
+                next_step=f"{GOLDEN_HINT}: put that into the version as {DEFAULT_FILE}",
             )
         measures: dict[str, Any] = {"requests": len(requests), "source": source}
         try:
@@ -93,7 +95,7 @@ class Smoke:
                 hook=self.name,
                 outcome="passed",
                 reason=f"It answers the {len(requests)} inputs of {source}; no outputs are written down to compare.",
-                next_step=f'put a {DEFAULT_FILE} into the version: [{{"input": …, "output": …}}, …]',
+                next_step=f"{GOLDEN_HINT}: put that into the version as {DEFAULT_FILE}",
                 measures=measures,
             )
         return Verdict(
@@ -129,8 +131,8 @@ def _is_golden(request: GoldenRequest) -> bool:
 
 def _parse_requests(tree: Any, file: str) -> list[GoldenRequest]:
     if not isinstance(tree, list) or not tree:
-        raise DamagedVersion(f'golden file {file} must be a list of {{"input": …, "output": …}}')
+        raise DamagedVersion(f"golden file {file} must be a list with at least one request", hint=GOLDEN_HINT)
     try:
         return [GoldenRequest.model_validate(item) for item in tree]
     except ValidationError as error:
-        raise DamagedVersion(f"golden file {file}: {validation_summary(error)}") from error
+        raise DamagedVersion(f"golden file {file}: {validation_summary(error)}", hint=GOLDEN_HINT) from error

@@ -178,6 +178,10 @@ class Conversation:
     def _hook(self) -> PlannedHook:
         return self._request.hooks[len(self._verdicts)]
 
+    @property
+    def _again(self) -> str:
+        return f"clipperfs hook run {self._request.model} {self._request.candidate.version}"
+
     def _is_first_load(self, subject: object) -> bool:
         # A hook's clock stands still once for each version: a check cannot gain time by saying so again.
         if subject not in SUBJECTS or subject in self._loaded_subjects:
@@ -224,7 +228,7 @@ class Conversation:
             next_step = "look at the hook's code: it must leave the file descriptors alone that it did not open"
         else:
             outcome, reason = "error", f"The check's process {exit_reason(status)} before it gave a verdict."
-            next_step = "the output is in the report of this run; run the hook again with: clipperfs hook run"
+            next_step = f"what it printed is in the report of this run; to run it again: {self._again}"
         verdict = Verdict.model_validate(
             {"hook": hook.name, "outcome": outcome, "reason": reason, "next_step": next_step}
         )
@@ -242,7 +246,7 @@ class Conversation:
                 hook=hook.name,
                 outcome="error",
                 reason=f"The check could not be started: its process {how}."[:1000],
-                next_step="look at the output; then run the hooks again with: clipperfs hook run",
+                next_step=f"look at the output; to run the hooks again: {self._again}",
                 measures={"output": output} if output else {},
             )
             for hook in self._request.hooks

@@ -109,7 +109,9 @@ def check(hook: PlannedHook, context: HookContext) -> Verdict:
     except InvalidSetting as error:
         return _error(hook, error.message, error.hint or "mend the options in model.yaml or in the policy")
     except ClipperfsError as error:
-        return _error(hook, f"The check could not be carried out: {error.message}", error.hint)
+        subject = context.candidate
+        again = f"mend what the reason names; then: clipperfs hook run {subject.model} {subject.version}"
+        return _error(hook, f"The check could not be carried out: {error.message}", error.hint or again)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -45,7 +45,7 @@ class Closure:
         return self._function(inputs)
 
 
-def save(function: Callable[[Inputs], Sequence[Any]], path: str | Path) -> Path:
+def save(function: Callable[[Any], Any], path: str | Path) -> Path:
     """Save ``function`` so that the wrapper ``closure`` can serve it; return the file.
 
     Whatever the function refers to in its own module goes along; the modules it imports must be installed where it is

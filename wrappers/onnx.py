@@ -98,7 +98,7 @@ class Onnx:
             lengths = sorted({len(item) for item in inputs})
             raise ValueError(f"the inputs of a batch have lengths {lengths}; this model needs one length")
         if (array.dtype == np.object_) != (self._dtype == np.object_):
-            raise ValueError(f"the model's input is of type {self._dtype}, the application's of type {array.dtype}")
+            raise ValueError(f"the model takes {_element(self._dtype)}, not {_element(array.dtype)}")
         count, width = array.shape
         axes = [axis if isinstance(axis, int) else None for axis in self._shape[1:]]
         if axes != [None] and axes != [width]:
@@ -107,6 +107,10 @@ class Onnx:
 
 
 _OWN = "bring a wrapper.py of your own (wrapper: python)"
+
+
+def _element(dtype: np.dtype[Any]) -> str:
+    return "texts" if dtype == np.object_ else str(dtype)
 
 
 def _filled(axes: list[int | None], width: int) -> list[int]:

@@ -302,7 +302,7 @@ def test_predictions_never_overlap(started: Open) -> None:
     for batch in range(100, 110):
         header = wire.pack_header(wire.PREDICT, batch, 2, 1, 1)
         socket.send_multipart([session._identity, header, b"\0" * 8])
-    answers = []
+    answers: list[Any] = []
     while len(answers) < 10:
         assert socket.poll(5000)
         frames = socket.recv_multipart()

@@ -15,9 +15,10 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from clipperfs.documents import InputType
 from clipperfs.testing.wrapper_suite import WrapperCase, WrapperSuite
 
-ALL_TYPES = ("ints", "floats", "doubles", "bytes", "strings")
+ALL_TYPES: tuple[InputType, ...] = ("ints", "floats", "doubles", "bytes", "strings")
 FRAMEWORKS = ("sklearn", "skops", "joblib", "onnxruntime", "cloudpickle", "pandas", "scipy")
 
 ROWS, LABELS = load_iris(return_X_y=True)

@@ -134,9 +134,9 @@ def test_packed_batch_unpacks_to_the_same_values(input_type: Any, bytes_as: Any,
         if input_type == "strings" or (input_type == "bytes" and bytes_as == "raw"):
             assert got == given_value
         elif input_type == "bytes":
-            assert got.tobytes() == given_value  # type: ignore[union-attr]
+            assert got.tobytes() == given_value
         else:
-            assert got.tolist() == given_value  # type: ignore[union-attr]
+            assert got.tolist() == given_value
 
 
 @given(st.binary(max_size=30))
@@ -148,7 +148,7 @@ def test_base64_and_octets_pack_alike(data: bytes) -> None:
 def test_every_scalar_is_packed_or_refused_by_name(value: Any) -> None:
     for input_type in ("ints", "floats", "doubles"):
         try:
-            data, count = encode_input([value], input_type)  # type: ignore[arg-type]
+            data, count = encode_input([value], input_type)
         except InvalidInput as error:
             assert "element 0" in error.message
         else:

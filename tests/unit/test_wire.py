@@ -76,7 +76,7 @@ def test_inputs_of_one_length_are_one_read_only_array(code: int, dtype: Any) -> 
 def test_numbers_are_views_of_the_body_not_copies() -> None:
     body = bytes(80)
     assert unpack_batch(DOUBLES, 5, 2, body).base is not None  # type: ignore[union-attr]
-    assert np.shares_memory(unpack_batch(DOUBLES, 5, 2, body), np.frombuffer(body))  # type: ignore[arg-type]
+    assert np.shares_memory(unpack_batch(DOUBLES, 5, 2, body), np.frombuffer(body))
 
 
 def test_body_in_writable_memory_is_read_only_too() -> None:

@@ -103,6 +103,19 @@ class Conversation:
         if self.draining:
             self._drain(wrapper, bytes_as)
 
+    def await_goodbye(self, limit_s: float) -> None:
+        """Stay until the controlling peer says anything, SIGTERM comes, or ``limit_s`` have passed.
+
+        A process that ended right after its last message could be noticed to be dead before the message is read.
+        """
+        try:
+            self.waiting = True
+            if not self.stopping:
+                self._sockets[0].poll(int(limit_s * 1000))
+        except Stop:
+            pass
+        self.waiting = False
+
     def finish(self) -> None:
         """Send what is still to be sent, then let the sockets go."""
         self._context.destroy(_LINGER_MS)

@@ -22,6 +22,7 @@ from clipperfs.replica.spec import ReplicaSpec, failure_reason
 from clipperfs.wrapper import LoadContext, Wrapper
 
 _PR_SET_PDEATHSIG = 1
+_GOODBYE_S = 1.0
 
 
 def main() -> NoReturn:
@@ -50,6 +51,7 @@ def main() -> NoReturn:
         peers.waiting = False
         log_traceback(error)
         peers.tell_state(wire.FAILED, failure_reason(error))
+        peers.await_goodbye(_GOODBYE_S)
         code = 1
     peers.waiting = False
     peers.finish()

@@ -24,6 +24,8 @@ from clipperfs.wrapper import LoadContext
 
 _LONGEST_SOCKET_PATH = 100
 """Bytes; the kernel's limit is 107 (``sockaddr_un``)."""
+_LAST_WORDS_MS = 50
+"""How long a message of a process that has just died may still be on its way."""
 
 
 class ReplicaSession:
@@ -207,7 +209,7 @@ class ReplicaSession:
                 frames = self._socket.recv_multipart()
                 if frames[0] == self._identity and len(frames) > 1 and frames[1]:
                     return frames[1:]
-            elif ready:
+            elif ready and not self._socket.poll(_LAST_WORDS_MS):
                 raise self._lost("died")
             elif time.monotonic() >= deadline:
                 return None

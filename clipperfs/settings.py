@@ -67,7 +67,7 @@ class Settings(BaseModel):
     drain: Seconds = 30.0
     """How long ``stop`` lets the daemon finish what it has begun. Written with a unit (``30s``), held in seconds."""
     url: str | None = None
-    """Address of the daemon that ``predict`` asks. Default: made of ``host`` and ``port``."""
+    """Address that ``predict`` asks. Default: the registry's daemon on this host, or else ``host`` and ``port``."""
 
     @classmethod
     def resolve(

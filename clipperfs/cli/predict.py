@@ -28,8 +28,12 @@ from clipperfs.cli.value import DURATION
 @click.argument("input", metavar="INPUT")
 @click.option("--batch", is_flag=True, help="INPUT is an array of inputs; print one output a line.")
 @click.option("--version", metavar="VERSION", help="Ask this version or alias instead of the active one.")
-@click.option("--url", metavar="URL", help="The daemon's address.  [default: http://HOST:PORT of the settings]")
-@click.option("--port", type=click.IntRange(1, 65535), help="The daemon's port on this host.  [default: 1337]")
+@click.option(
+    "--url",
+    metavar="URL",
+    help="The daemon's address.  [default: the daemon of the registry, or port 1337 on this host]",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="The daemon's port on this host.")
 @click.option(
     "--timeout", "timeout_s", type=DURATION, default="60s", show_default=True, help="Give up after this (exit 7)."
 )
@@ -89,13 +93,21 @@ def read_input(text: str) -> Any:
 
 
 def _address(call: Call, url: str | None, port: int | None) -> str:
+    """Return the daemon's address: as given, as set, or that of the daemon which serves the registry on this host."""
     if url:
         return url
     settings = call.settings(port=port)
     if settings.url and port is None:
         return settings.url
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    host, number = settings.host, settings.port
+    if "port" not in settings.model_fields_set and settings.registry:
+        from clipperfs.daemon_files import default_state_dir, running_daemon
+
+        running = running_daemon(settings.state_dir or default_state_dir(settings.registry))
+        if running is not None:
+            host, number = running.host, running.port
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{number}"
 
 
 def _shown(output: Any) -> str:

@@ -11,6 +11,7 @@ from clipperfs.checking.conversation import Conversation
 from clipperfs.checking.copies import Fingerprint, changed_since, take_fingerprint
 from clipperfs.checking.request import CheckRequest, CheckSubject
 from clipperfs.documents import Verdict
+from clipperfs.errors import ServingError
 
 UNCHANGED = "unchanged"
 """The pseudo hook that refuses a candidate whose files were changed while the hooks ran."""
@@ -25,7 +26,25 @@ def run_hooks(request: CheckRequest) -> list[Verdict]:
 
     Guarantees: blocking; no process that was started survives the call, also when it is interrupted or this process is
     killed. Call it from a thread that stays: the child dies with the thread that started it.
+
+    Raises:
+        ServingError: no child can be started here, or the copies cannot be read (then nothing has been judged).
     """
+    try:
+        return _run(request)
+    except OSError as error:
+        raise ServingError(
+            f"the hooks of version {request.candidate.version} cannot be run on this host: {error}",
+            hint="check its memory, its limits of processes and open files, and the room in its temporary folder",
+        ) from error
+
+
+def _run(request: CheckRequest) -> list[Verdict]:
+    request = replace(
+        request,
+        candidate=_with_absolute_path(request.candidate),
+        active=None if request.active is None else _with_absolute_path(request.active),
+    )
     subjects = [subject for subject in (request.candidate, request.active) if subject is not None]
     look_again = [partial(_changes, subject, take_fingerprint(subject.path)) for subject in subjects]
     verdicts: list[Verdict] = []
@@ -37,6 +56,11 @@ def run_hooks(request: CheckRequest) -> list[Verdict]:
     for look in look_again:
         verdicts += look()
     return verdicts
+
+
+def _with_absolute_path(subject: CheckSubject) -> CheckSubject:
+    # The child works in a folder of its own, where a relative path would mean something else.
+    return replace(subject, path=subject.path.absolute())
 
 
 def _changes(subject: CheckSubject, before: Fingerprint) -> Iterator[Verdict]:

@@ -21,7 +21,9 @@ from typing import Any
 import pytest
 
 from clipperfs.checking.request import CheckRequest, CheckSubject, PlannedHook
+from clipperfs.checking.runner import run_hooks
 from clipperfs.documents import Verdict
+from clipperfs.errors import ServingError
 from clipperfs.hook import Subject
 from clipperfs.testing.hook_suite import make_subject
 
@@ -132,6 +134,29 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < give_up, "it did not happen in time"
         time.sleep(0.01)
+
+
+def test_copies_are_found_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = make_request(Path(), ("integrity", "loadable", "signature"))
+    assert [verdict.outcome for verdict in run_hooks(request)] == ["passed", "passed", "passed"]
+
+
+def test_host_that_cannot_start_a_child_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "no-python"))
+    with pytest.raises(ServingError, match="cannot be run on this host"):
+        run_hooks(make_request(tmp_path, ("integrity",)))
+
+
+def test_child_that_cannot_run_gives_every_hook_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such module >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(broken))
+    verdicts = run_hooks(make_request(tmp_path, ("integrity", "loadable")))
+    assert outcomes(verdicts) == [("integrity", "error"), ("loadable", "error")]
+    assert "exited with code 1" in verdicts[0].reason
+    assert verdicts[0].measures["output"] == "no such module"
 
 
 # --- hooks that misbehave --------------------------------------------------------------------------------------------

@@ -258,6 +258,11 @@ def edit_in_place(path: Path) -> None:
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
+def put_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -266,7 +271,7 @@ def edit_in_place(path: Path) -> None:
         (lambda path: (path / "a").unlink(), "missing"),
         (lambda path: (path / "extra").write_bytes(b""), "not in the manifest"),
         (lambda path: ((path / "a").rename(path / "b"), (path / "a").symlink_to("b")), "symbolic link"),
-        (lambda path: ((path / "a").unlink(), os.mkfifo(path / "a")), "pipe"),
+        (lambda path: put_a_pipe(path / "a"), "pipe"),
         (lambda path: (path / "manifest.json").write_bytes(b"{}"), "not the manifest"),
         (lambda path: ((path / "a").unlink(), (path / "a").mkdir()), "missing"),
     ],

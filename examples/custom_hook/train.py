@@ -1,4 +1,4 @@
-"""Write three versions of a model: ``good``, ``blind``, which never saw an 8, and ``fat``, which holds much too much."""
+"""Write three versions of a model: ``good``, ``blind``, which never saw an 8, and ``fat``, which is too large."""
 
 from __future__ import annotations
 

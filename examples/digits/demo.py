@@ -1,4 +1,4 @@
-"""The tour as a script: ``python demo.py [FOLDER]``. The same as ``clipperfs demo``; the code is ``clipperfs/demo.py``."""
+"""The tour as a script: ``python demo.py [FOLDER]``, the same as ``clipperfs demo``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Train a model with scikit-learn and write it as a version in ONNX: ``python export.py FOLDER``.
 
-Whoever serves it needs onnxruntime, but neither scikit-learn nor the code that trained it, and no permission to run code.
+Whoever serves it needs onnxruntime, but neither scikit-learn nor the code that trained it.
 Beside the folder, ``FOLDER-expected.npz`` keeps held-out rows and what the original answers for them.
 """
 
@@ -32,7 +32,9 @@ def main(folder: Path) -> None:
     rows, labels = load_digits(return_X_y=True)
     rows = rows.astype(np.float32)
     train_rows, held_rows, train_labels, _ = train_test_split(rows, labels, random_state=0, stratify=labels)
-    original = make_pipeline(StandardScaler(), MLPClassifier(random_state=0, max_iter=400)).fit(train_rows, train_labels)
+    original = make_pipeline(StandardScaler(), MLPClassifier(random_state=0, max_iter=400)).fit(
+        train_rows, train_labels
+    )
 
     folder.mkdir(parents=True)
     # One array of probabilities for each input (without zipmap a mapping), and a batch axis of any length.

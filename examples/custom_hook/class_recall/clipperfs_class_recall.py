@@ -32,7 +32,7 @@ class ClassRecall:
     name = "class_recall"
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Read the options. Raises InvalidSetting, which says which one is wrong: a typo must not switch a check off."""
+        """Read the options. Raises InvalidSetting, which names the wrong one: a typo must not switch a check off."""
         unknown = sorted(options.keys() - {"floor", "rows"})
         if unknown:
             raise InvalidSetting(

@@ -1,4 +1,4 @@
-"""The hook keeps the contract of every hook. Run it with: ``pytest`` in an environment where both are installed."""
+"""The hook keeps the contract of every hook. Run it with ``pytest`` where both are installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ FILES = {"holdout.npz": buffer.getvalue()}
 class TestClassRecall(HookSuite):
     name = "class_recall"
     options = {"floor": 0.5}
-    bad_options = [{"floor": 0.5, "no_such_option": 1}, {"floor": 2}, {"floor": "0.5"}, {"floor": 0.5, "rows": "../secret.npz"}]
+    bad_options = [
+        {"floor": 0.5, "no_such_option": 1},
+        {"floor": 2},
+        {"floor": "0.5"},
+        {"floor": 0.5, "rows": "../secret.npz"},
+    ]
 
     @pytest.fixture
     def accepted(self, tmp_path: Path) -> HookContext:

@@ -31,7 +31,9 @@ def documentation(path: Path) -> str:
 library = Path(sysconfig.get_path("stdlib"))
 index = {}
 for module in sorted(sys.stdlib_module_names):
-    source = next((path for path in (library / f"{module}.py", library / module / "__init__.py") if path.is_file()), None)
+    source = next(
+        (path for path in (library / f"{module}.py", library / module / "__init__.py") if path.is_file()), None
+    )
     if source is not None and not module.startswith("_") and (words := words_of(documentation(source))):
         index[module] = Counter(words)
 folder = Path(sys.argv[1])

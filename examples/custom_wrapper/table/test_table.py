@@ -1,4 +1,4 @@
-"""The wrapper keeps the contract of every wrapper. Run it with: ``pytest`` in an environment where both are installed."""
+"""The wrapper keeps the contract of every wrapper. Run it with ``pytest`` where both are installed."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Source: ``registry_layout.md`` §8.5, §8.6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -195,11 +195,29 @@ def read_author_settings(workspace: Workspace, model: ModelName, version: Versio
     return VersionSettings() if data is None else parse_author_file(data).settings()
 
 
-def _hash_files(workspace: Workspace, model: ModelName, version: VersionName) -> list[FileEntry]:
+def require_bytes(workspace: Workspace, model: ModelName, version: VersionName, manifest: Manifest) -> None:
+    """Compare a copy's bytes with its manifest: some tools give files their full size first and their bytes later.
+
+    Raises IncompleteVersion, which lists the files that differ.
+    """
+    wanted = {entry.path: entry.sha256 for entry in manifest.files}
+    found = {entry.path: entry.sha256 for entry in _hash_files(workspace, model, version, wanted)}
+    differing = [path for path, digest in wanted.items() if found.get(path) != digest]
+    if differing:
+        raise IncompleteVersion(
+            f"version {version} of model {model}: {', '.join(differing[:5])}: the bytes are not the manifest's",
+            hint="wait for the copy to end; if it has ended, copy the files again",
+            missing=differing,
+        )
+
+
+def _hash_files(
+    workspace: Workspace, model: ModelName, version: VersionName, only: Container[str] | None = None
+) -> list[FileEntry]:
     payload = [
         entry
         for entry in workspace.store.walk(layout.version(model, version))
-        if layout.is_payload(entry.name) and entry.kind == "file"
+        if layout.is_payload(entry.name) and entry.kind == "file" and (only is None or entry.name in only)
     ]
     if not payload:
         raise IncompleteVersion(f"version {version} of model {model} holds no files yet", missing=[])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipperfs import layout
-from clipperfs.adopt import Assessment, look_at, new_manifest, seal_copy
+from clipperfs.adopt import Assessment, look_at, new_manifest, require_bytes, seal_copy
 from clipperfs.digest import Digest, digest_bytes, digest_file
 from clipperfs.documents import (
     Evidence,
@@ -174,6 +174,8 @@ def adopt(
         raise Conflict(f"version {version} of model {model} was deleted", hint="take another version name")
     if assessment.manifest is None or assessment.manifest_digest is None or assessment.wrong:
         raise IncompleteVersion(f"version {version} of model {model}: {'; '.join(assessment.wrong)}", missing=[])
+    if was_there and find_recorded(workspace, model, version) is None:
+        require_bytes(workspace, model, version, assessment.manifest)
     return record_version(
         workspace,
         model,

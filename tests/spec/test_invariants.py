@@ -284,6 +284,21 @@ def test_incoming_version_is_listed_with_what_is_missing_and_never_used(
     assert registry.verify().ok, "a copy that is going on is no damage"
 
 
+def test_copy_with_its_full_size_but_not_yet_its_bytes_is_not_adopted(
+    registry: Registry, root: Path, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "source")
+    write_manifest(source, wrapper=None, actor="test")
+    copy = root / "models/digits/versions/1"
+    shutil.copytree(source, copy)
+    (copy / "sub/b.bin").write_bytes(b"\x00" * len(FILES["sub/b.bin"]))
+    with pytest.raises(IncompleteVersion, match=r"sub/b\.bin"):
+        registry.seal("digits", "1")
+    assert registry.head("digits") is None
+    (copy / "sub/b.bin").write_bytes(FILES["sub/b.bin"])
+    assert registry.seal("digits", "1").was_there
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_changed_byte_is_found_before_anything_is_loaded(
     registry: Registry, root: Path, tmp_path: Path, name: str

@@ -58,7 +58,7 @@ class Handle:
 
     def start(self, wait_s: float, *, progress: Any) -> dict[str, Any]:
         progress({"state": "loading", "model": "digits"})
-        return self._answer("start", wait_s)
+        return dict(self._answer("start", wait_s))
 
     def stop(self) -> bool:
         return bool(self._answer("stop", Handle.made["drain_s"]))
@@ -67,10 +67,10 @@ class Handle:
         yield from self._answer("watch")
 
     def reload(self, model: str | None, *, wait_s: float) -> dict[str, Any]:
-        return self._answer("reload", model, wait_s)
+        return dict(self._answer("reload", model, wait_s))
 
     def status(self) -> dict[str, Any]:
-        return self._answer("status")
+        return dict(self._answer("status"))
 
     def run(self) -> None:
         raise SystemExit(self._answer("run"))

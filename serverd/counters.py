@@ -119,7 +119,7 @@ class Counters:
         """Return everything as plain data for the control channel.
 
         Shapes: ``{"apps": {app: {…}}, "versions": [{"model": …, "version": …, …}], "dropped_messages": n}``. The
-        frontend adds ``http`` (connections, connections_total, requests, refused: {status: n}), ``cache`` (hits,
+        frontend adds ``http`` (connections, connections_total, requests, refused: {"503": n}), ``cache`` (hits,
         misses, evictions, entries, bytes) and ``queues`` ([{model, version, queued, in_flight, batch_limit}]).
         """
         return {

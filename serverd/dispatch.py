@@ -23,6 +23,7 @@ DEADLINE_RESERVE_S: Final = 0.001
 MAX_FAULTS_SPLIT: Final = 8
 """Faults in a row after which a version's failed batches are no longer split to find the query that fails."""
 HANG_CHECK_S: Final = 0.25
+REACH_AGAIN_S: Final = 0.02
 
 
 class Dispatcher:
@@ -58,12 +59,14 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._hang_timer = self._loop.call_later(HANG_CHECK_S, self._check_hangs)
+        self._reach_timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Let go of the wire and the timers."""
         self._hang_timer.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._reach_timer):
+            if timer is not None:
+                timer.cancel()
         self._transport.close()
 
     # -- queries in
@@ -150,12 +153,24 @@ class Dispatcher:
         if not self._transport.send(replica.identity, header, b"".join(parts)):
             replica.is_reachable = False
             if replica.has_spoken:
+                replica.has_spoken = False
                 self._on_lost(replica.identity.hex())
+            if self._reach_timer is None:
+                self._reach_timer = self._loop.call_later(REACH_AGAIN_S, self._reach_again)
             return False
         self._next_batch = number + 1
         self._batches[number] = Batch(version, replica, queries, now)
         replica.batches += 1
         return True
+
+    def _reach_again(self) -> None:
+        """Try the replicas again that could not be reached: one that connects says nothing until it is asked."""
+        self._reach_timer = None
+        for replica in self._replicas.values():
+            if not replica.is_reachable:
+                replica.is_reachable = True
+                if not replica.version.is_dirty:
+                    self._mark(replica.version)
 
     # -- outputs back
 

@@ -98,7 +98,7 @@ class HttpServer:
             "connections": len(self.connections),
             "connections_total": self.connections_total,
             "requests": self.requests,
-            "refused": dict(self.refused),
+            "refused": {str(status): count for status, count in self.refused.items()},
         }
 
     def _beat(self) -> None:

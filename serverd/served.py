@@ -29,8 +29,9 @@ class Replica:
         self.version = version
         self.batches = 0
         self.is_reachable = True
-        """False after a send that failed, until it speaks. True at first: it may have connected before the table."""
+        """False after a send that failed, until it speaks or is tried again."""
         self.has_spoken = False
+        """Since it was last reported as lost, if it was."""
         self.last_heard = 0.0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import select
 import socket
@@ -9,16 +11,57 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
+from clipperfs.serverd import control
+from clipperfs.serverd.routing import AppRoute, ModelRoute, RoutingTable, VersionRoute
 
 from clipperfs import wire
 from clipperfs.replica.process import ReplicaProcess, spawn
 from clipperfs.replica.spec import ReplicaSpec, new_identity
-from clipperfs.serverd import control
-from clipperfs.serverd.routing import AppRoute, ModelRoute, RoutingTable, VersionRoute
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP reply."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, parsed."""
+        return json.loads(self.body)
+
+
+def ask(rig: Rig, method: str, path: str, body: bytes | None = None) -> Reply:
+    """Ask the frontend on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=10)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return Reply(answer.status, answer.headers, answer.read())
+    finally:
+        connection.close()
+
+
+def predict(rig: Rig, body: Any, path: str = "/app/predict") -> Reply:
+    """Ask for a prediction."""
+    return ask(rig, "POST", path, json.dumps(body).encode())
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come about"
+        time.sleep(0.01)
+
 
 PEER = Path(__file__).with_name("wire_peer.py")
 
@@ -26,15 +69,15 @@ PEER = Path(__file__).with_name("wire_peer.py")
 class Rig:
     """Plays the controller for one frontend, synchronously. Use as a context manager."""
 
-    def __init__(self, *options: str, index: int = 0) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="cfs-")
-        self.runtime = self._folder.name
+    def __init__(self, *options: str, index: int = 0, runtime: str | None = None, port: int = 0) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="cfs-", dir="/tmp")
+        self.runtime = runtime or self._folder.name
         self.index = index
         ours, theirs = socket.socketpair()
         self.channel = ours
         command = [sys.executable, "-P", "-m", "clipperfs.serverd.frontend"]
         command += ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid()), "--index", str(index)]
-        command += ["--runtime", self.runtime, "--port", "0", *options]
+        command += ["--runtime", self.runtime, "--port", str(port), *options]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], close_fds=True)
         theirs.close()
         self._reader = control.FrameReader()
@@ -157,9 +200,9 @@ class Rig:
         self.replicas.append(spawn(spec, log_path=Path(self.runtime, "replica.log")))
         while self._router.poll(20_000):
             identity, *frames = self._router.recv_multipart()
-            if frames[0] and wire.unpack_header(frames[0])[:2] == [wire.STATE, wire.READY]:
-                assert identity == spec.identity_bytes
-                return spec.identity
+            fields = wire.unpack_header(frames[0]) if frames[0] else []
+            if fields[:2] == [wire.STATE, wire.READY] and identity == spec.identity_bytes:
+                return str(spec.identity)
         raise AssertionError(Path(self.runtime, "replica.log").read_text())
 
     # -- the usual table

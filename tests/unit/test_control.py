@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from clipperfs.serverd import control
 from hypothesis import given
@@ -13,7 +15,7 @@ def test_messages_survive_any_cut(bodies: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(control.pack_message(control.TEXT, id=number, body=body) for number, body in enumerate(bodies))
     bounds = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     reader = control.FrameReader()
-    messages = [m for start, end in zip(bounds, bounds[1:], strict=False) for m in reader.feed(stream[start:end])]
+    messages = [m for start, end in itertools.pairwise(bounds) for m in reader.feed(stream[start:end])]
     assert [message["body"] for message in messages] == bodies
     assert [message["id"] for message in messages] == list(range(len(bodies)))
 

@@ -1,0 +1,224 @@
+"""A frontend process asked over HTTP: Clipper's query interface, word for word."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from clipperfs.serverd.routing import AppRoute, ModelRoute, VersionRoute
+
+from tests.integration.frontend_rig import Rig, ask, predict, wait_for
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with Rig() as rig:
+        yield rig
+
+
+def test_query_is_answered_by_a_real_replica(rig: Rig) -> None:
+    rig.serve(rig.start_replica(output={"label": 3}), version="1.0")
+    reply = predict(rig, {"input": [1, 2.5]})
+    assert reply.status == 200
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.headers["Clipperfs-Version"] == "1.0"
+    assert reply.json == {"query_id": reply.json["query_id"], "output": {"label": 3}, "default": False}
+    assert predict(rig, {"input": [1]}, path="/app/predict/").json["query_id"] == reply.json["query_id"] + 1
+    assert predict(rig, {"input": [1]}, path="/app/predict?x=1").status == 200
+
+
+@pytest.mark.parametrize(
+    ("input_type", "value"),
+    [("ints", [1, 2]), ("floats", [1, 2.5]), ("bytes", base64.b64encode(b"\0\xff").decode()), ("strings", "grün")],
+)
+def test_every_input_type_reaches_the_replica(rig: Rig, input_type: str, value: Any) -> None:
+    rig.serve(rig.start_replica(input_type=input_type, output="ok"), input_type=input_type)
+    assert predict(rig, {"input": value}).json["output"] == "ok"
+
+
+def test_inputs_are_answered_each_by_its_own_output(rig: Rig) -> None:
+    rig.serve(rig.start_peer())
+    reply = predict(rig, {"input_batch": [[float(n)] * (1 + n % 3) for n in range(300)]})
+    outputs = [element["output"] for element in reply.json["batch_predictions"]]
+    assert outputs == [[float(n)] * (1 + n % 3) for n in range(300)]
+    assert len({element["query_id"] for element in reply.json["batch_predictions"]}) == 300
+    assert all(element["default"] is False for element in reply.json["batch_predictions"])
+    assert reply.headers["Clipperfs-Version"] == "1"
+    assert list(reply.json) == ["batch_predictions"]
+
+
+def test_input_wins_over_input_batch(rig: Rig) -> None:
+    rig.serve(rig.start_peer())
+    assert predict(rig, {"input_batch": [[1], [2]], "input": [3]}).json["output"] == [3.0]
+
+
+def test_bad_body_is_a_400_with_error_and_cause(rig: Rig) -> None:
+    rig.serve(rig.start_peer(), input_size=2)
+    cases: list[tuple[bytes, str, str]] = [
+        (b"{", "Json error", "truncated"),
+        (b'{"input":[1,NaN]}', "Json error", "malformed"),
+        (b'{"x":' + b"[" * 200_000, "Json error", "nested too deeply"),
+        (b'{"input":["a",1]}', "Query processing error", "element 0 is text"),
+        (b'{"input":[]}', "Query processing error", "must not be empty"),
+        (b'{"input":[1]}', "Query processing error", "expects 2 elements in an input, not 1"),
+        (b'{"input_batch":[[1,2],[1]]}', "Query processing error", "input_batch[1]"),
+        (b'{"input_batch":[]}', "Query processing error", "must not be empty"),
+        (b"{}", "Query processing error", "input"),
+        (b'{"input_batch":[%b]}' % b",".join([b"[1,2]"] * 16_385), "Query processing error", "16384"),
+    ]
+    for body, error, cause in cases:
+        reply = ask(rig, "POST", "/app/predict", body)
+        assert reply.status == 400
+        assert reply.json["error"] == error
+        assert cause in reply.json["cause"]
+        assert set(reply.json) == {"error", "cause"}
+    assert predict(rig, {"input": [1, 2]}).status == 200
+    assert rig.metrics()["apps"]["app"]["bad_requests"] == len(cases)
+
+
+def test_other_paths_and_methods_are_told_what_there_is(rig: Rig) -> None:
+    rig.serve(rig.start_peer())
+    assert ask(rig, "GET", "/").status == 404
+    assert "no application nope" in ask(rig, "POST", "/nope/predict", b"{}").json["cause"]
+    assert ask(rig, "POST", "/app/predict/more", b"{}").status == 404
+    wrong = ask(rig, "GET", "/app/predict")
+    assert (wrong.status, wrong.headers["Allow"]) == (405, "POST")
+    assert ask(rig, "PUT", "/app/predict", b"{}").status == 405
+    wrong = ask(rig, "POST", "/livez", b"")
+    assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD")
+    assert ask(rig, "GET", "/%2e%2e/predict").status == 404
+    assert ask(rig, "POST", "/reload", b"{}").status == 404
+
+
+def test_health_follows_the_table_and_metrics_come_from_the_controller(rig: Rig) -> None:
+    assert ask(rig, "GET", "/livez").status == 200
+    assert ask(rig, "GET", "/readyz").status == 503
+    rig.route({}, {}, accepting=False)
+    assert ask(rig, "GET", "/readyz").status == 503
+    rig.route({}, {})
+    assert ask(rig, "GET", "/readyz").json == {"status": "ready", "epoch": 2}
+    head = ask(rig, "HEAD", "/readyz")
+    assert (head.status, head.body) == (200, b"")
+
+    connection = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=5)
+    connection.request("GET", "/metrics")
+    asked = rig.expect("ask")
+    assert asked["what"] == "metrics"
+    rig.send("text", id=asked["id"], status=200, ctype="text/plain; version=0.0.4", body=b"up 1\n")
+    rig.send("text", id=999, status=200, ctype="text/plain", body=b"for nobody")
+    answer = connection.getresponse()
+    assert (answer.read(), answer.headers["Content-Type"]) == (b"up 1\n", "text/plain; version=0.0.4")
+    connection.close()
+
+
+def test_unlinked_application_answers_its_default_output(rig: Rig) -> None:
+    rig.route({"app": AppRoute("doubles", 100_000, '{"a": [1]}')}, {})
+    reply = predict(rig, {"input": [1]})
+    assert reply.status == 200
+    assert reply.json == {
+        "query_id": reply.json["query_id"],
+        "output": {"a": [1]},
+        "default": True,
+        "default_explanation": "No connected models found for query",
+    }
+    assert "Clipperfs-Version" not in reply.headers
+    elements = predict(rig, {"input_batch": [[1], [2]]}).json["batch_predictions"]
+    assert [element["default"] for element in elements] == [True, True]
+    assert rig.metrics()["apps"]["app"]["defaults"] == {"no_model": 3}
+
+
+def test_model_of_another_input_type_is_explained(rig: Rig) -> None:
+    peer = rig.start_peer()
+    route = VersionRoute("k", "d", "ints", (peer,))
+    models = {"m": ModelRoute(active="1", versions={"1": route})}
+    rig.route({"app": AppRoute("doubles", 100_000, "x", "m")}, models)
+    assert predict(rig, {"input": [1]}).json["default_explanation"] == "Model m expects inputs of type ints"
+
+
+def test_pinned_version_or_alias_answers_and_an_unknown_one_is_explained(rig: Rig) -> None:
+    routes = {
+        name: VersionRoute(f"k{name}", f"d{name}", "doubles", (rig.start_peer(f"name:v{name}"),)) for name in ("1", "2")
+    }
+    model = ModelRoute(active="1", aliases={"next": "2", "old": "0"}, versions=routes)
+    rig.route({"app": AppRoute("doubles", 500_000, "none", "m")}, {"m": model})
+    replies = {pin: predict(rig, {"input": [1], "version": pin}) for pin in ("1", "2", "next", "0", "old", "")}
+    assert {pin: reply.json["output"] for pin, reply in replies.items()} == {
+        "1": "v1",
+        "2": "v2",
+        "next": "v2",
+        "0": "none",
+        "old": "none",
+        "": "none",
+    }
+    assert replies["next"].headers["Clipperfs-Version"] == "2"
+    assert replies["0"].json["default_explanation"] == "Version 0 of model m is not loaded"
+    batch = predict(rig, {"input_batch": [[1], [2]], "version": "next"})
+    assert [element["output"] for element in batch.json["batch_predictions"]] == ["v2", "v2"]
+
+
+def test_missed_slo_answers_the_default_output_in_time(rig: Rig) -> None:
+    rig.serve(rig.start_peer("silent"), slo_ms=150)
+    started = time.monotonic()
+    reply = predict(rig, {"input": [1]})
+    waited_s = time.monotonic() - started
+    assert reply.json["default"] is True
+    assert reply.json["default_explanation"] == (
+        "Failed to retrieve a prediction response within the specified latency SLO"
+    )
+    assert 0.1 < waited_s < 0.3
+    batch = predict(rig, {"input_batch": [[1], [2], [3]]})
+    assert [element["default"] for element in batch.json["batch_predictions"]] == [True] * 3
+    assert rig.metrics()["apps"]["app"]["defaults"] == {"slo": 4}
+
+
+def test_output_that_comes_late_is_there_for_the_next_query(rig: Rig) -> None:
+    rig.serve(rig.start_peer("slow:200"), slo_ms=50, cache=True)
+    assert predict(rig, {"input": [4]}).json["default"] is True
+    wait_for(lambda: rig.metrics()["versions"][0]["late"] == 1)
+    assert predict(rig, {"input": [4]}).json["output"] == [4.0]
+
+
+def test_equal_inputs_of_one_version_are_predicted_once(rig: Rig) -> None:
+    peer = rig.start_peer()
+    rig.serve(peer, cache=True)
+    for value in (1, 1.0, 2, 1):
+        assert predict(rig, {"input": [value]}).json["output"] == [float(value)]
+    counts = rig.metrics()
+    version = counts["versions"][0]
+    assert (version["queries"], version["cache_hits"], version["cache_misses"]) == (2, 2, 2)
+    assert (counts["cache"]["hits"], counts["cache"]["entries"]) == (2, 2)
+    rig.serve(peer, cache=False)
+    predict(rig, {"input": [1]})
+    assert rig.metrics()["versions"][0]["queries"] == 3
+
+
+def test_waiting_queries_over_the_bound_are_refused_at_once(rig: Rig) -> None:
+    rig.serve(rig.start_peer("silent"), slo_ms=1500)
+    crowd = [http.client.HTTPConnection("127.0.0.1", rig.port, timeout=10) for _ in range(2)]
+    for connection, count in zip(crowd, (16_384, 10), strict=True):
+        connection.request("POST", "/app/predict", json.dumps({"input_batch": [[1.0]] * count}))
+        wait_for(lambda: rig.metrics()["queues"][0]["queued"] > 16_000)
+    wait_for(lambda: rig.metrics()["queues"][0]["queued"] == 16_384)
+    started = time.monotonic()
+    reply = predict(rig, {"input": [1.0]})
+    assert time.monotonic() - started < 0.2
+    assert reply.json["default_explanation"] == "Too many queries are waiting for model m"
+    for connection, count in zip(crowd, (16_384, 10), strict=True):
+        assert len(json.loads(connection.getresponse().read())["batch_predictions"]) == count
+        connection.close()
+    wait_for(lambda: rig.metrics()["queues"][0]["queued"] == 0)
+    assert predict(rig, {"input": [1.0]}).json["default_explanation"].startswith("Failed to retrieve")
+
+
+def test_model_that_asks_for_it_gets_larger_batches_for_a_delay(rig: Rig) -> None:
+    rig.serve(rig.start_peer(), batch_delay_ms=60.0)
+    for _ in range(3):
+        predict(rig, {"input_batch": [[1.0]] * 64})
+    started = time.monotonic()
+    assert predict(rig, {"input": [1.0]}).json["default"] is False
+    assert 0.05 < time.monotonic() - started < 0.3

@@ -135,9 +135,10 @@ def test_batch_ends_before_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> N
 def test_queue_is_full_by_number_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_QUEUED", 2)
     queue = queue_of(FakeQuery(0, 1))
-    assert not queue.is_full
+    states = [queue.is_full]
     put(queue, FakeQuery(0, 1))
-    assert queue.is_full
+    states.append(queue.is_full)
+    assert states == [False, True]
     monkeypatch.setattr(batching, "MAX_QUEUED", 100)
     monkeypatch.setattr(batching, "MAX_QUEUED_BYTES", 16)
     assert queue.is_full

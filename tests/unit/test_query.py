@@ -114,7 +114,7 @@ def test_cause_names_the_element() -> None:
     codec = CODECS["floats"]
     body = b'{"input_batch":[[1],[2,1e39]]}'
     with pytest.raises(OverflowError) as caught:
-        [codec.pack(value) for value in codec.decode(body).input_batch]
+        [codec.pack(value) for value in codec.decode(body).input_batch or ()]
     assert codec.explain(caught.value, body).cause.startswith("input_batch[1]: element 1 is 1e+39")
 
 
@@ -175,7 +175,7 @@ def test_formats_at_hand_are_bounded() -> None:
     codec = CODECS["ints"]
     for count in range(1, MAX_STRUCTS + 50):
         codec.pack([0] * count)
-    closure = codec.pack.__closure__  # type: ignore[attr-defined]
+    closure: Any = codec.pack.__closure__
     assert max(len(cell.cell_contents) for cell in closure if isinstance(cell.cell_contents, dict)) <= MAX_STRUCTS
 
 

@@ -84,7 +84,7 @@ class Daemon:
             **settings: further settings of the daemon process (``poll_s``, ``sweep_s``, ``status_s``, ``name``,
                 ``actor``); an unknown one fails the start.
         """
-        address = getattr(registry, "url", registry)
+        address = registry if isinstance(registry, str | os.PathLike) else registry.url
         self.registry = canonical_url(address)
         if cache_dir is None and hasattr(registry, "cache"):
             cache_dir = registry.cache.root

@@ -147,7 +147,6 @@ class Controller:
             socket_path = str(self._runtime / ADMIN_SOCKET)
             self._state.write_daemon(self._document(socket_path))
             await self._admin.start(socket_path)
-            self._spawn(self._supervisor.receive(), "receive", vital=True)
             self._spawn(self._supervisor.watch_pulse(), "pulse", vital=True)
             self._spawn(self._reconcile_for_ever(), "reconcile", vital=True)
             if self.settings.lifeline_fd is not None:
@@ -177,26 +176,26 @@ class Controller:
         )
 
     async def _read_first(self) -> None:
-        """Read the registry, or else the snapshot of the last run. Raises what the registry said when there is none."""
+        """Read the registry, on top of what the last run knew. Raises what the registry said when neither is there."""
+        snapshot = self._read_snapshot()
+        if snapshot is not None:
+            models = {record.model: record for record in snapshot.models if self._is_followed(record.model)}
+            self._records = Look(models, {record.app: record for record in snapshot.apps}, (), {})
         try:
             await self._watcher.look(full=True)
         except ClipperfsError as error:
-            data = self._state.read(DESIRED_FILE)
-            if data is None:
+            if snapshot is None:
                 raise
-            try:
-                snapshot = parse_snapshot(data)
-            except InvalidDocument:
-                raise error from None
-            self._take_records(
-                Look(
-                    {record.model: record for record in snapshot.models if self._is_followed(record.model)},
-                    {record.app: record for record in snapshot.apps},
-                    (),
-                    {},
-                )
-            )
             self._events.tell("restarted from memory", models=len(snapshot.models), reason=error.message)
+        self._take_records(self._records)
+
+    def _read_snapshot(self) -> Snapshot | None:
+        data = self._state.read(DESIRED_FILE)
+        try:
+            return parse_snapshot(data) if data is not None else None
+        except InvalidDocument as error:
+            self._events.tell("alarm", subject=DESIRED_FILE, reason=error.message)
+            return None
 
     async def _announce_ready(self) -> None:
         """Tell the starter when the daemon is ready, and every frontend that it accepts."""
@@ -274,10 +273,9 @@ class Controller:
             if self._alarms.get(subject) != alarm:
                 self._events.tell("alarm", subject=subject, reason=alarm)
         self._alarms = dict(look.alarms)
-        is_first = not self._records.models and not self._records.apps
-        if look.changed or is_first:
+        if look.changed:
             self._take_records(look)
-            self._keep_snapshot(look)
+            self._keep_snapshot()
 
     def _take_failure(self, error: ClipperfsError) -> None:
         if self._unreachable_s is None:
@@ -292,7 +290,7 @@ class Controller:
         )
         self._changed.set()
 
-    def _keep_snapshot(self, look: Look) -> None:
+    def _keep_snapshot(self) -> None:
         snapshot = Snapshot(
             registry_id=self._registry.workspace.registry_id,
             models=[self._records.models[name] for name in sorted(self._records.models)],

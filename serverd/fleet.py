@@ -124,6 +124,8 @@ class Fleet:
             one = self.find(model, load)
             if one is None or one.phase in ("fetching", "loading", "leaving", "stopping"):
                 return False
+            if one.phase == "failed" and one.wanted.fuse != wanted.loads[load].fuse:
+                return False  # it is about to be tried again
         for name, load in wanted.names.items():
             one = self.find(model, load)
             if one is not None and one.phase == "ready" and self.serving.get((model, name)) != one.key:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import zmq
-import zmq.asyncio
 from clipperfs.serverd.control import controller_endpoint
+from clipperfs.serverd.transport import ReplicaTransport
 
 from clipperfs import wire
 from clipperfs.errors import LoadFailed, PredictFailed, ReplicaLost, TimedOut
@@ -80,12 +79,7 @@ class Supervisor:
         self._replicas: dict[bytes, Replica] = {}
         self._batch = 0
         self._ping = 0
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BODY_BYTES)
-        self._socket.bind(controller_endpoint(runtime_dir))
+        self._transport = ReplicaTransport(controller_endpoint(runtime_dir), self._hear)
 
     def find(self, identity: str) -> Replica | None:
         """Return the replica of a routing id in hexadecimal, if it lives."""
@@ -130,9 +124,7 @@ class Supervisor:
         code = wire.INPUT_TYPES.index(replica.spec.input_type)
         try:
             async with asyncio.timeout(timeout_s):
-                if not await self._send(
-                    replica, wire.pack_header(wire.PREDICT, batch, code, len(inputs), lengths), body
-                ):
+                if not self._send(replica, wire.pack_header(wire.PREDICT, batch, code, len(inputs), lengths), body):
                     raise ReplicaLost(f"replica {replica.label} cannot be reached")
                 return await answer
         except TimeoutError as error:
@@ -150,12 +142,7 @@ class Supervisor:
             return
         replica.is_leaving = True
         asyncio.get_running_loop().call_later(replica.predict_timeout_s + STOP_S, self.kill, replica)
-        try:
-            sending = self._socket.send_multipart(
-                [replica.spec.identity_bytes, wire.pack_header(wire.STOP)], zmq.NOBLOCK
-            )
-            sending.add_done_callback(lambda sent: replica.process.terminate() if _failed(sent) else None)
-        except zmq.ZMQError:
+        if not self._send(replica, wire.pack_header(wire.STOP)):
             replica.process.terminate()
 
     def abort(self, replica: Replica, reason: str) -> None:
@@ -172,22 +159,6 @@ class Supervisor:
         if not replica.ended.done():
             replica.process.kill_group()
 
-    async def receive(self) -> None:
-        """Take the replicas' messages for ever."""
-        while True:
-            try:
-                frames = await self._socket.recv_multipart()
-            except zmq.ZMQError as error:
-                LOG.error("the replicas' socket: %s", error)
-                await asyncio.sleep(0.1)
-                continue
-            replica = self._replicas.get(frames[0])
-            if replica is not None and len(frames) > 1 and frames[1]:
-                try:
-                    self._take(replica, frames[1:])
-                except (wire.WireError, PredictFailed, ValueError, TypeError, IndexError) as error:
-                    LOG.warning("a message of replica %s is passed over: %s", replica.label, error)
-
     async def watch_pulse(self) -> None:
         """Ask every ready replica for a sign of life now and then; stop one that gives none."""
         while True:
@@ -199,7 +170,7 @@ class Supervisor:
                 if replica.asked_s is None:
                     self._ping += 1
                     replica.asked_s = now_s
-                    await self._send(replica, wire.pack_header(wire.PING, self._ping))
+                    self._send(replica, wire.pack_header(wire.PING, self._ping))
                 elif now_s - replica.asked_s > replica.predict_timeout_s + PULSE_S:
                     self.abort(replica, f"it gave no sign of life for {now_s - replica.asked_s:.0f} s")
 
@@ -215,8 +186,7 @@ class Supervisor:
         waiting = [replica.ended for replica in self._replicas.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=5.0)
-        self._socket.close(0)
-        self._context.term()
+        self._transport.close()
 
     def _take(self, replica: Replica, frames: list[bytes]) -> None:
         fields = wire.unpack_header(frames[0])
@@ -247,12 +217,20 @@ class Supervisor:
             replica.loaded.set_exception(error)
             replica.loaded.exception()  # retrieved here: nobody may be waiting for it any more
 
-    async def _send(self, replica: Replica, *frames: bytes) -> bool:
+    def _hear(self, identity: bytes, frames: list[bytes]) -> None:
+        """Take a message; the empty one with which a connection begins says nothing."""
+        replica = self._replicas.get(identity)
+        if replica is None or not frames[0]:
+            return
         try:
-            await self._socket.send_multipart([replica.spec.identity_bytes, *frames])
-        except zmq.ZMQError:
-            return False
-        return True
+            self._take(replica, frames)
+        except (wire.WireError, PredictFailed, ValueError, TypeError, IndexError) as error:
+            LOG.warning("a message of replica %s is passed over: %s", replica.label, error)
+
+    def _send(self, replica: Replica, header: bytes, body: bytes = b"") -> bool:
+        sent = self._transport.send(replica.spec.identity_bytes, header, body)
+        self._transport.settle()
+        return sent
 
     def _reap(self, replica: Replica) -> None:
         """Take leave of a process that has ended."""
@@ -265,14 +243,12 @@ class Supervisor:
         with contextlib.suppress(asyncio.InvalidStateError):
             replica.ended.set_result(how)
         lost = ReplicaLost(how)
-        for waiting in (replica.loaded, *replica.batches.values()):
-            if not waiting.done():
-                waiting.set_exception(lost)
-                waiting.exception()
+        if not replica.loaded.done():
+            replica.loaded.set_exception(lost)
+            replica.loaded.exception()  # retrieved here: nobody may be waiting for it any more
+        for answer in replica.batches.values():
+            if not answer.done():
+                answer.set_exception(lost)
         replica.is_ready = False
         replica.process.close()
         self._on_exit(replica)
-
-
-def _failed(sent: asyncio.Future[Any]) -> bool:
-    return not sent.cancelled() and sent.exception() is not None

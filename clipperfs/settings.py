@@ -100,9 +100,13 @@ class Settings(BaseModel):
         except ValidationError as error:
             finding = error.errors()[0]
             name = str(finding["loc"][0])
-            shown = ENVIRONMENT_PREFIX + name.upper() if origin[name] == "the environment" else name
+            place = f"{name} in {origin[name]}"
+            if origin[name] == "the environment":
+                place = f"{ENVIRONMENT_PREFIX}{name.upper()} in the environment"
+            elif origin[name] == "the command line":
+                place = f"--{name.replace('_', '-')}"
             raise InvalidSetting(
-                f"{shown} in {origin[name]}: {finding['msg'].removeprefix('Value error, ')}",
+                f"{place}: {finding['msg'].removeprefix('Value error, ')}",
                 setting=name,
                 source=origin[name],
             ) from error

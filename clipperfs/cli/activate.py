@@ -9,7 +9,7 @@ import click
 from clipperfs.cli.call import Call, plain
 from clipperfs.cli.frame import command
 from clipperfs.cli.outcome import activation_text, verdict_table
-from clipperfs.cli.value import DURATION
+from clipperfs.cli.value import DURATION, REASON
 
 if TYPE_CHECKING:
     from clipperfs.activate import Outcome
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 expect_seq_option = click.option(
     "--expect-seq", type=click.IntRange(min=0), metavar="N", help="Fail (exit 4) unless the newest record is N."
 )
-reason_option = click.option("--reason", metavar="TEXT", help="Why; kept in the record for ever.")
+reason_option = click.option("--reason", type=REASON, metavar="TEXT", help="Why; kept in the record for ever.")
 wait_option = click.option(
     "--wait", type=click.IntRange(min=1), metavar="N", help="Wait until N daemons serve the version."
 )

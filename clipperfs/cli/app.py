@@ -9,7 +9,7 @@ from clipperfs.cli.call import Call
 from clipperfs.cli.frame import Group, command
 from clipperfs.cli.outcome import change_line
 from clipperfs.cli.text import table, visible
-from clipperfs.cli.value import DURATION_US
+from clipperfs.cli.value import DURATION_US, OUTPUT
 from clipperfs.durations import format_duration
 
 INPUT_TYPES = ("ints", "floats", "doubles", "bytes", "strings")
@@ -28,7 +28,13 @@ def app() -> None:
 )
 @click.argument("name")
 @click.option("--input-type", required=True, type=click.Choice(INPUT_TYPES), help="Of what an input is made.")
-@click.option("--default-output", required=True, metavar="TEXT", help="The answer when there is no prediction in time.")
+@click.option(
+    "--default-output",
+    required=True,
+    type=OUTPUT,
+    metavar="TEXT",
+    help="The answer when there is no prediction in time.",
+)
 @click.option("--slo", "slo_us", required=True, type=DURATION_US, help="Answer by then, always: 100ms, 2s, 1.5s.")
 @click.option("--link", metavar="MODEL", help="The model that answers.")
 @reason_option

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -78,7 +77,6 @@ class Call:
     def emit_line(self, document: Any, text: str) -> None:
         """Print one element of a stream on stdout, at once: a JSON line under ``--json``, else the text."""
         click.echo(json.dumps(plain(document), allow_nan=False) if self.json else text)
-        sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """Tell a person something on stderr. Silent under ``--json``, where stderr is for one error document."""

@@ -12,7 +12,7 @@ import click
 from clipperfs.cli.call import Call
 from clipperfs.cli.frame import command
 from clipperfs.cli.text import visible
-from clipperfs.errors import NotFound
+from clipperfs.errors import NotFound, StorageDenied
 
 POLL_S = 0.2
 CHUNK_BYTES = 64 * 1024
@@ -41,10 +41,13 @@ def read_lines(path: Path, count: int, *, follow: bool, poll_s: float = POLL_S) 
 
     Raises:
         NotFound: there is no such file.
+        StorageDenied: it belongs to somebody else.
     """
     try:
         file = path.open("rb")
-    except FileNotFoundError as error:
+    except PermissionError as error:
+        raise StorageDenied(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+    except OSError as error:
         raise NotFound(
             f"no daemon has written a log at {path}", hint="start one with: clipperfs start", path=str(path)
         ) from error

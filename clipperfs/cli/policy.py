@@ -46,6 +46,8 @@ def policy(call: Call, model: str, changes: tuple[str, ...], expect_seq: int | N
     outcome = call.registry().policy(model, parse_changes(changes) or None, expect_seq=expect_seq, reason=reason)
     if outcome.changed and outcome.record is not None:
         call.say(f"{model}: policy changed, record {outcome.record.seq}")
+    elif outcome.record is None:
+        call.say(f"nothing is recorded of model {model} yet; these are the defaults")
     elif changes:
         call.say(f"{model}: the policy says so already; nothing was written")
     from clipperfs.documents import Policy
@@ -92,7 +94,8 @@ def _value(key: str, text: str) -> Any:
 
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        json.dumps(value, allow_nan=False)  # YAML knows dates and NaN, a record does not
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise click.UsageError(f"{key}: not valid YAML or JSON: {' '.join(str(error).split())}") from error
     return [value] if key == "hooks" and not isinstance(value, list) else value
 

@@ -75,13 +75,13 @@ def predict(
 def read_input(text: str) -> Any:
     """Return the JSON that INPUT stands for. Raises click.UsageError."""
     source = text
-    if text == "-":
-        source = sys.stdin.read()
-    elif text.startswith("@"):
-        try:
+    try:
+        if text == "-":
+            source = sys.stdin.read() if sys.stdin is not None else ""
+        elif text.startswith("@"):
             source = Path(text[1:]).read_text()
-        except (OSError, ValueError) as error:
-            raise click.UsageError(f"INPUT {text}: cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"INPUT {text}: cannot be read: {error}") from error
     try:
         value = json.loads(source)
     except (ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 import click
@@ -11,11 +12,14 @@ from clipperfs.cli.call import Call
 from clipperfs.cli.frame import command
 from clipperfs.cli.outcome import activation_text
 from clipperfs.cli.text import plural, short, size, visible
+from clipperfs.cli.value import KIND
 
 if TYPE_CHECKING:
     from clipperfs.registry import Published
 
-wrapper_option = click.option("--wrapper", metavar="KIND", help="Which wrapper loads it (see: clipperfs hook list).")
+wrapper_option = click.option(
+    "--wrapper", type=KIND, metavar="KIND", help="Which wrapper loads it (see: clipperfs hook list)."
+)
 activate_option = click.option("--activate", is_flag=True, help="Run the hooks and make it the active version.")
 
 
@@ -55,6 +59,7 @@ def publish(
     Publishing is not activating, unless --activate is given or the model's policy says on-publish. Publishing the same
     files again under the same version changes nothing; other files are a conflict (exit 4).
     """
+    _note_unknown(call, wrapper)
     published = call.registry().publish(model, version, path, wrapper=wrapper, activate=activate, reason=reason)
     call.emit(published, lambda: _published_text("published", published))
 
@@ -72,6 +77,7 @@ def manifest(call: Call, path: str, wrapper: str | None) -> None:
     Afterwards copy the folder to models/MODEL/versions/VERSION in the registry with cp, rsync or aws s3 cp: in whatever
     order the files arrive, the version is not served before it is complete.
     """
+    _note_unknown(call, wrapper)
     from clipperfs.publish import write_manifest
     from clipperfs.workspace import default_actor
 
@@ -91,8 +97,20 @@ def manifest(call: Call, path: str, wrapper: str | None) -> None:
 @reason_option
 def seal(call: Call, model: str, version: str, wrapper: str | None, activate: bool, reason: str | None) -> None:
     """Adopt a plain copy: list what is there now if it came without a manifest, and record it as VERSION of MODEL."""
+    _note_unknown(call, wrapper)
     published = call.registry().seal(model, version, wrapper=wrapper, activate=activate, reason=reason)
     call.emit(published, lambda: _published_text("sealed", published))
+
+
+def _note_unknown(call: Call, wrapper: str | None) -> None:
+    """Say that a wrapper is not installed here: it may be where the version will be served, or it may be a typo."""
+    from clipperfs.plugins import plugin_names
+
+    known = plugin_names("clipperfs.wrappers")
+    if wrapper is not None and wrapper not in known:
+        near = difflib.get_close_matches(wrapper, known, n=1)
+        guess = f"; did you mean {near[0]}?" if near else f"; installed: {', '.join(known)}"
+        call.say(f"note: no wrapper {visible(wrapper)} is installed on this host{guess}")
 
 
 def _published_text(verb: str, published: Published) -> str:

@@ -78,7 +78,8 @@ class Root(Group):
         except KeyboardInterrupt:
             code = exit_table.INTERRUPTED
         try:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # a shell can close it
+                sys.stdout.flush()
         except OSError:  # nobody reads any more, or the disk is full: the interpreter must not try again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = code or exit_table.FAILED

@@ -129,10 +129,19 @@ def test_publish_of_other_content_under_a_taken_version_is_a_conflict(shell: She
         (["policy", "digits", "replicas=x"], 2),
         (["policy", "digits", "replicas=1", "replicas=2"], 2),
         (["policy", "digits", "hooks=[{"], 2),
+        (["policy", "digits", "hooks=[{latency: .nan}]"], 2),
+        (["policy", "digits", "hooks=[{smoke: {since: 2026-01-01}}]"], 2),
+        (["policy", "digits", "replicas=1", "--reason", "x" * 1001], 2),
+        (["policy", "digits", "replicas=1", "--reason", "\udcff"], 2),
+        (["app", "register", "a", "--input-type", "ints", "--default-output", "\udcff", "--slo", "1s"], 2),
+        (["app", "register", "a", "--input-type", "ints", "--default-output", "", "--slo", "0"], 2),
+        (["publish", "digits", "1", "empty", "--wrapper", ""], 2),
+        (["start", "--frontends", "1000"], 2),
+        (["logs", "--state-dir", "/dev/null"], 3),
         (["activate", "digits", "1", "--dry-run", "--wait", "1"], 2),
         (["logs"], 3),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_what_cannot_be_done_has_its_exit_code_and_one_error_document(
     shell: Shell, arguments: list[str], exits: int
@@ -425,6 +434,15 @@ def test_hook_list_shows_hooks_and_wrappers(shell: Shell) -> None:
     assert {"kind": "hook", "name": "loadable", "object": "clipperfs.hooks.loadable:Loadable", "always": True} in rows
     assert any(row["kind"] == "wrapper" and row["name"] == "sklearn" for row in rows)
     assert "always runs" in shell.run("hook", "list").stdout
+
+
+def test_wrapper_that_is_not_installed_here_is_noted(shell: Shell) -> None:
+    result = shell.run("publish", "digits", "1", shell.source("s"), "--wrapper", "skleran")
+    assert "did you mean sklearn?" in result.stderr
+
+
+def test_policy_of_a_model_without_records_is_said_to_be_the_default(shell: Shell) -> None:
+    assert "nothing is recorded of model none" in shell.run("policy", "none").stderr
 
 
 def test_actor_of_the_settings_is_recorded(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,13 @@ def test_full_disk_below_stdout_is_reported() -> None:
     assert "cannot be written" in done.stderr
 
 
+@pytest.mark.parametrize(("closing", "exits"), [(">&-", 0), ("2>&-", 0), (">&- 2>&- <&-", 0)])
+def test_closed_streams_are_no_obstacle(closing: str, exits: int) -> None:
+    program = f"exec {sys.executable} -m clipperfs.cli hook list {closing}"
+    done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (exits, "")
+
+
 def test_terminal_without_unicode_still_shows_everything(tmp_path: Path) -> None:
     url = str(tmp_path / "registry")
     assert run("init", url).exit_code == 0

@@ -104,6 +104,10 @@ def test_input_that_is_not_json_is_a_usage_error(asked: Asked, given: str) -> No
     assert asked.calls == []
 
 
+def test_standard_input_that_is_not_text_is_a_usage_error(asked: Asked) -> None:
+    assert "INPUT -" in run("digits", "-", input=b"\xff\xfe", exits=2).stderr
+
+
 def test_bare_text_is_told_how_to_quote(asked: Asked) -> None:
     assert "'\"hello\"'" in run("digits", "hello", exits=2).stderr
 

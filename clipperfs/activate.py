@@ -282,29 +282,31 @@ def _check(
     *,
     emergency: bool,
 ) -> tuple[list[Verdict], ReportReference]:
-    from clipperfs.checking.runner import run_hooks  # starts processes: only who activates pays for the import
+    # It starts processes: only who activates pays for the import.
+    from clipperfs.checking.runner import damaged_subjects, run_hooks
 
     state = base.record.state if base else ModelState()
     with contextlib.ExitStack() as held:
         active = None if emergency else _active_subject(workspace, model, state, held)
-        verdicts = run_hooks(
-            CheckRequest(
-                model=model,
-                candidate=CheckSubject(
-                    version=version,
-                    manifest_digest=candidate.copy.manifest_digest,
-                    manifest=candidate.copy.manifest,
-                    settings=candidate.settings,
-                    path=candidate.copy.path,
-                ),
-                active=active,
-                hooks=plan_hooks(state.policy, candidate.settings, emergency=emergency),
-                allow_code=state.policy.allow_code,
-                load_timeout_s=state.policy.load_timeout_s,
-                predict_timeout_s=state.policy.predict_timeout_s,
-                registry_url=workspace.store.url,
-            )
+        request = CheckRequest(
+            model=model,
+            candidate=CheckSubject(
+                version=version,
+                manifest_digest=candidate.copy.manifest_digest,
+                manifest=candidate.copy.manifest,
+                settings=candidate.settings,
+                path=candidate.copy.path,
+            ),
+            active=active,
+            hooks=plan_hooks(state.policy, candidate.settings, emergency=emergency),
+            allow_code=state.policy.allow_code,
+            load_timeout_s=state.policy.load_timeout_s,
+            predict_timeout_s=state.policy.predict_timeout_s,
+            registry_url=workspace.store.url,
         )
+        verdicts = run_hooks(request)
+        for subject in damaged_subjects(request, verdicts):  # so that whoever needs it next fetches it anew
+            workspace.cache.discard(Digest(subject.manifest_digest), subject.manifest)
     return verdicts, _keep_report(workspace, model, version, base, candidate.copy.manifest_digest, verdicts)
 
 

@@ -36,6 +36,7 @@ class Integrity:
             hook=self.name,
             outcome="refused",
             reason=f"The files are not those that the manifest lists: {shown}.",
-            next_step=f"clipperfs verify {candidate.model}/{candidate.version}, then publish under a new version name",
+            next_step="run it again: the copy is then fetched anew; if that is refused too, the registry's own files are "
+            f"damaged: clipperfs verify {candidate.model}/{candidate.version}, and publish under a new version name",
             measures={**measures, "problems": len(problems)},
         )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from clipperfs.checking.conversation import Conversation
-from clipperfs.checking.copies import Fingerprint, changed_since, take_fingerprint
+from clipperfs.checking.copies import Fingerprint, changed_since, copy_problems, take_fingerprint
 from clipperfs.checking.request import CheckRequest, CheckSubject
 from clipperfs.documents import Verdict
 from clipperfs.errors import ServingError
 
+INTEGRITY = "integrity"
 UNCHANGED = "unchanged"
 """The pseudo hook that refuses a candidate whose files were changed while the hooks ran."""
 
@@ -37,6 +38,24 @@ def run_hooks(request: CheckRequest) -> list[Verdict]:
             f"the hooks of version {request.candidate.version} cannot be run on this host: {error}",
             hint="check its memory, its limits of processes and open files, and the room in its temporary folder",
         ) from error
+
+
+def damaged_subjects(request: CheckRequest, verdicts: Sequence[Verdict]) -> list[CheckSubject]:
+    """Return the versions whose copies the run has found, or left, unlike their manifests.
+
+    Looks at the files again, but only where a verdict of ``integrity`` or ``unchanged`` gives cause.
+    """
+    if not any(verdict.is_refusal and verdict.hook in (INTEGRITY, UNCHANGED) for verdict in verdicts):
+        return []
+    subjects = [subject for subject in (request.candidate, request.active) if subject is not None]
+    return [subject for subject in subjects if _is_damaged(subject)]
+
+
+def _is_damaged(subject: CheckSubject) -> bool:
+    try:
+        return bool(copy_problems(subject.path, subject.manifest, subject.manifest_digest))
+    except OSError:
+        return True
 
 
 def _run(request: CheckRequest) -> list[Verdict]:

@@ -36,7 +36,7 @@ class Integrity:
             hook=self.name,
             outcome="refused",
             reason=f"The files are not those that the manifest lists: {shown}.",
-            next_step="run it again: the copy is then fetched anew; if that is refused too, the registry's own files are "
+            next_step="run it again: the copy is then fetched anew; if it is refused again, the registry's files are "
             f"damaged: clipperfs verify {candidate.model}/{candidate.version}, and publish under a new version name",
             measures={**measures, "problems": len(problems)},
         )

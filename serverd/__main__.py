@@ -28,9 +28,10 @@ def main() -> NoReturn:
     code = 0
     tell = _nobody
     try:
-        settings = parse_settings(sys.stdin.buffer.read())
+        given = sys.stdin.buffer.read()
         _settle_stdin()
-        tell = _Starter(settings.ready_fd).tell
+        tell = _Starter(_ready_fd(given)).tell
+        settings = parse_settings(given)
         state = StateDir(settings.state_dir)
         state.acquire()
         try:
@@ -73,6 +74,14 @@ class _Starter:
         if word.get("state") in ("ready", "failed"):
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _ready_fd(given: bytes) -> int | None:
+    """Return where the starter listens, also when the settings as a whole turn out to be wrong."""
+    with contextlib.suppress(ValueError, AttributeError):
+        descriptor = json.loads(given).get("ready_fd")
+        return descriptor if type(descriptor) is int and descriptor > 2 else None
+    return None
 
 
 def _nobody(word: dict[str, Any]) -> None:

@@ -82,6 +82,7 @@ class Controller:
         self._changed = asyncio.Event()
         self._settled = asyncio.Condition()
         self._status_due = asyncio.Event()
+        self._status_lock = asyncio.Lock()
         self._stop_asked = asyncio.Event()
         self._drain_s = settings.drain_s
         self._stop_now = asyncio.Event()
@@ -145,8 +146,8 @@ class Controller:
         )
         try:
             socket_path = str(self._runtime / ADMIN_SOCKET)
-            self._state.write_daemon(self._document(socket_path))
             await self._admin.start(socket_path)
+            self._state.write_daemon(self._document(socket_path))  # from here on handles find the daemon
             self._spawn(self._supervisor.watch_pulse(), "pulse", vital=True)
             self._spawn(self._reconcile_for_ever(), "reconcile", vital=True)
             if self.settings.lifeline_fd is not None:
@@ -258,7 +259,7 @@ class Controller:
         self._publish()
         await self._frontends.drain(self._drain_s)
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(1.0), self._status_lock:
                 await asyncio.get_running_loop().run_in_executor(
                     self._executor, self._registry.store.delete, layout.replica_status(self.name)
                 )
@@ -505,13 +506,16 @@ class Controller:
                 time=utc_now(),
                 expires=time.time() + STATUS_LIFETIMES * self.settings.status_s,
             )
-            with contextlib.suppress(StorageError):
-                await loop.run_in_executor(
-                    self._executor,
-                    self._registry.store.replace,
-                    layout.replica_status(self.name),
-                    canonical_bytes(status),
-                )
+            async with self._status_lock:
+                if self._is_stopping:
+                    return
+                with contextlib.suppress(StorageError):
+                    await loop.run_in_executor(
+                        self._executor,
+                        self._registry.store.replace,
+                        layout.replica_status(self.name),
+                        canonical_bytes(status),
+                    )
 
     def _document(self, socket_path: str) -> DaemonDocument:
         ticks = start_ticks(os.getpid())

@@ -263,11 +263,11 @@ def test_descriptors_of_the_daemon_are_not_visible(started: Open, tmp_path: Path
 
 
 def test_modules_in_the_version_never_hide_installed_ones(started: Open, tmp_path: Path) -> None:
-    for name in ("json", "sitecustomize", "usercustomize", "numpy", "zmq", "clipperfs", "wire"):
+    for name in ("json", "sitecustomize", "usercustomize", "numpy", "zmq", "clipperfs", "wire", "colorsys"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit\n")
-    session = started("import json, numpy; return [json.__file__]")
+    session = started("import colorsys, json, numpy; return [[json.__file__, colorsys.__file__]]")
     [where] = session.predict([[1.0]])
-    assert str(tmp_path) not in where
+    assert not [file for file in where if str(tmp_path) in file]
     assert not (tmp_path / "ran").exists()
 
 

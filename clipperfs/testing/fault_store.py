@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 Fault = Literal["error", "crash", "crash-after", "lost"]
 """``error``: nothing happened, and the caller is told. ``crash``: nothing happened, and nothing of the process runs any
-more. ``crash-after``: the same, but the call took effect. ``lost``: it took effect, but the caller is told it failed."""
+more. ``crash-after``: the same, but the call took effect. ``lost``: it took effect, but the caller is told the
+opposite."""
 
 
 class Crashed(BaseException):

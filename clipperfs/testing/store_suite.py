@@ -48,11 +48,10 @@ class StoreSuite:
             pytest.skip("the store does not declare exclusive_create")
         for round_number in range(ROUNDS):
             key = f"log/{round_number:020d}.json"
-            barrier, wins = threading.Barrier(RACERS), []
+            barrier = threading.Barrier(RACERS)
+            wins: list[int] = []
 
-            def race(
-                number: int, key: str = key, barrier: threading.Barrier = barrier, wins: list[int] = wins
-            ) -> None:
+            def race(number: int, key: str = key, barrier: threading.Barrier = barrier, wins: list[int] = wins) -> None:
                 barrier.wait()
                 if store.create(key, b"x" * 1000 + str(number).encode()):
                     wins.append(number)
@@ -106,7 +105,8 @@ class StoreSuite:
         assert sorted((entry.name, entry.size) for entry in store.walk("f")) == [("b", 2), ("c/deep/er", 2), ("c/x", 2)]
 
     def test_upload_copies_and_returns_the_digest(self, store: Store, tmp_path: Path) -> None:
-        source, seen = tmp_path / "source.bin", []
+        source = tmp_path / "source.bin"
+        seen: list[int] = []
         source.write_bytes(bytes(range(256)) * 20_000)
         digest = store.upload(source, "v/1/data.bin", progress=seen.append)
         assert digest == digest_bytes(source.read_bytes())

@@ -11,8 +11,8 @@ import pytest
 
 from clipperfs import Registry, layout
 from clipperfs.errors import Conflict, InvalidDocument, InvalidName, InvalidSource, NotFound, StorageDenied, StorageFull
+from clipperfs.names import ModelName
 from clipperfs.reporter import Reporter
-from clipperfs.store import local
 from clipperfs.store.local import LocalStore
 from clipperfs.testing.fault_store import Crashed
 from tests.integration.conftest import write_version
@@ -149,7 +149,7 @@ def test_denied_write_names_the_folder(registry: Registry, folder: Path, monkeyp
     def deny(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(local.os, "mkdir", deny)
+    monkeypatch.setattr(os, "mkdir", deny)
     with pytest.raises(StorageDenied, match="models/m/versions"):
         registry.publish("m", "1", folder)
 
@@ -165,7 +165,7 @@ class DyingSystem:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in self.NAMES:
-            monkeypatch.setattr(local.os, name, self._dying(name, getattr(os, name)))
+            monkeypatch.setattr(os, name, self._dying(name, getattr(os, name)))
 
     def _dying(self, name: str, call: Any) -> Any:
         def wrapped(*args: Any, **options: Any) -> Any:
@@ -194,7 +194,7 @@ def test_death_at_every_system_call_of_a_publish_leaves_nothing_or_all(folder: P
             with pytest.raises(Crashed):
                 registry.publish("m", "1", folder)
         reader = Registry(root, cache_dir=tmp_path / "cache")
-        names = [entry.name for entry in reader.store.list(layout.versions(layout.ModelName("m")))]
+        names = [entry.name for entry in reader.store.list(layout.versions(ModelName("m")))]
         visible = [name for name in names if not name.startswith(".")]
         assert visible in ([], ["1"])
         if visible:

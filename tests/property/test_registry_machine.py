@@ -17,6 +17,7 @@ from clipperfs.checking import runner
 from clipperfs.checking.request import CheckRequest
 from clipperfs.documents import RegistryDocument, Verdict, canonical_bytes
 from clipperfs.errors import ClipperfsError, StorageError
+from clipperfs.names import ModelName, VersionName
 from clipperfs.store.memory import MemoryStore
 from clipperfs.testing.fault_store import Crashed, FaultStore
 
@@ -78,7 +79,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(version=VERSIONS, part=st.sampled_from(["weights", "model.yaml"]), share=st.floats(0, 1))
     def copy_a_part(self, version: str, part: str, share: float) -> None:
         key = f"models/m/versions/{version}/{part}"
-        if self.store.stat(layout.manifest(layout.ModelName("m"), layout.VersionName(version))) is None:
+        if self.store.stat(layout.manifest(ModelName("m"), VersionName(version))) is None:
             data = (self.place / version / part).read_bytes()
             cut = self.place / "cut"
             cut.write_bytes(data[: round(len(data) * share)])

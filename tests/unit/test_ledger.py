@@ -103,7 +103,7 @@ def test_lost_answer_is_read_back_and_not_written_twice() -> None:
     store = MemoryStore()
     probe = FaultStore(store)
     append(ledger_on(probe))
-    create = [number for number, (method, _) in enumerate(probe.calls, 1) if method == "create"][0]
+    create = next(number for number, (method, _) in enumerate(probe.calls, 1) if method == "create")
     fresh = MemoryStore("other")
     head = append(ledger_on(FaultStore(fresh, at=create, fault="lost")))
     assert head.seq == 1
@@ -113,7 +113,7 @@ def test_lost_answer_is_read_back_and_not_written_twice() -> None:
 def test_failed_answer_is_tried_again_in_the_same_slot() -> None:
     probe = FaultStore(MemoryStore())
     append(ledger_on(probe))
-    create = [number for number, (method, _) in enumerate(probe.calls, 1) if method == "create"][0]
+    create = next(number for number, (method, _) in enumerate(probe.calls, 1) if method == "create")
     assert append(ledger_on(FaultStore(MemoryStore(), at=create, fault="error"))).seq == 1
 
 

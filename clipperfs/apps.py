@@ -48,7 +48,7 @@ def register(
     """
     if name in RESERVED_APPS:
         raise InvalidSetting(f"{name} cannot be an application's name: the query port keeps /{name} for itself")
-    if len(default_output.encode()) > MAX_DEFAULT_OUTPUT_BYTES:
+    if len(default_output.encode(errors="replace")) > MAX_DEFAULT_OUTPUT_BYTES:
         raise InvalidSetting(f"a default output holds at most {MAX_DEFAULT_OUTPUT_BYTES} bytes")
     settings = {"input_type": input_type, "default_output": default_output, "slo_us": slo_us}
     try:

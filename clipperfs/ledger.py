@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from pydantic import ValidationError
+
 from clipperfs import layout
 from clipperfs.digest import NO_DIGEST, Digest, digest_bytes
 from clipperfs.documents import ChangeHint, Evidence, Record, canonical_bytes, parse_document, utc_now
-from clipperfs.documents.base import parse_json
+from clipperfs.documents.base import parse_json, validation_summary
 from clipperfs.errors import (
     DamagedLog,
     InvalidDocument,
+    InvalidSetting,
     OutcomeUnknown,
     StorageDenied,
     StorageError,
@@ -158,6 +161,7 @@ class Ledger(Generic[RecordT]):
             OutcomeUnknown: the record may or may not be there; nothing could be read back.
             StorageError: the record is not there.
             InvalidDocument: the state no longer fits into a record.
+            InvalidSetting: a record cannot hold a value (too long, not Unicode, not finite).
             DamagedLog, UnknownFeature: the log cannot be extended.
         """
         while True:
@@ -207,20 +211,25 @@ class Ledger(Generic[RecordT]):
         )
 
     def _spell(self, seq: int, prev: str, draft: Draft, actor: str) -> bytes:
-        record = self.kind(
-            registry_id=self.registry_id,
-            seq=seq,
-            prev=prev,
-            nonce=secrets.token_hex(16),
-            time=utc_now(),
-            actor=actor[:200],
-            op=draft.op,
-            reason=draft.reason,
-            evidence=draft.evidence,
-            state=draft.state,
-            **{self.subject.kind: self.subject.name},
-        )
-        data = canonical_bytes(record)
+        try:
+            record = self.kind(
+                registry_id=self.registry_id,
+                seq=seq,
+                prev=prev,
+                nonce=secrets.token_hex(16),
+                time=utc_now(),
+                actor=actor[:200],
+                op=draft.op,
+                reason=draft.reason,
+                evidence=draft.evidence,
+                state=draft.state,
+                **{self.subject.kind: self.subject.name},
+            )
+            data = canonical_bytes(record)
+        except ValidationError as error:
+            raise InvalidSetting(f"a record cannot hold this: {validation_summary(error)}") from error
+        except ValueError as error:  # a number that is not finite, text that is not Unicode
+            raise InvalidSetting(f"a record cannot hold this: {error}") from error
         if len(data) > LIMITS.record_bytes:
             raise InvalidDocument(
                 f"the state of {self.subject} needs {len(data)} bytes; a record holds {LIMITS.record_bytes}",

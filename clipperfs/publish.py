@@ -12,6 +12,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from clipperfs import layout
 from clipperfs.adopt import Assessment, look_at, new_manifest, require_bytes, seal_copy
 from clipperfs.digest import Digest, digest_bytes, digest_file
@@ -22,11 +24,13 @@ from clipperfs.documents import (
     ModelRecord,
     ModelState,
     VersionSettings,
+    WrapperSettings,
     canonical_bytes,
     parse_author_file,
     parse_document,
 )
-from clipperfs.errors import Conflict, IncompleteVersion, InvalidDocument, InvalidSource, NotFound
+from clipperfs.documents.base import validation_summary
+from clipperfs.errors import Conflict, IncompleteVersion, InvalidDocument, InvalidSetting, InvalidSource, NotFound
 from clipperfs.ledger import Draft, Head
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName
@@ -88,8 +92,16 @@ def scan_source(root: str | os.PathLike[str], wrapper: str | None) -> Source:
             raise InvalidSource(f"{top}: path {file.name!a} {problem}", path=file.name)
     settings = _author_settings(top, files)
     if wrapper is not None:
-        settings = VersionSettings.model_validate({**settings.model_dump(), "wrapper": wrapper})
+        settings = settings.model_copy(update={"wrapper": named_wrapper(wrapper)})
     return Source(top, files, settings)
+
+
+def named_wrapper(kind: str) -> WrapperSettings:
+    """Return the settings of a wrapper that is given by its name alone. Raises InvalidSetting."""
+    try:
+        return WrapperSettings(kind=kind)
+    except ValidationError as error:
+        raise InvalidSetting(f"wrapper {kind!a}: {validation_summary(error)}", setting="wrapper") from error
 
 
 def write_manifest(root: str | os.PathLike[str], *, wrapper: str | None, actor: str) -> tuple[Path, Manifest]:

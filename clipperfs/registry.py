@@ -160,7 +160,7 @@ class Registry:
     ) -> Published:
         """Adopt a plain copy: write its manifest if it came without one, and record it. See ``publish.adopt``."""
         names = model_name(model), version_name(version)
-        settings = VersionSettings.model_validate({"wrapper": wrapper}) if wrapper is not None else None
+        settings = VersionSettings(wrapper=_publish.named_wrapper(wrapper)) if wrapper is not None else None
         committed = _publish.adopt(self._workspace, *names, settings, reason)
         return self._published(*names, committed, activate, reason)
 

@@ -92,4 +92,4 @@ def default_actor() -> str:
 
 def open_cache(cache_dir: str | os.PathLike[str] | None) -> Cache:
     """Return the local cache at ``cache_dir``, or the user's own."""
-    return Cache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
+    return Cache(Path(os.path.abspath(cache_dir)) if cache_dir is not None else default_cache_dir())

@@ -83,7 +83,7 @@ class VersionSettings(Document):
 class AuthorFile(VersionSettings):
     """``model.yaml`` itself: the same fields, but a name it does not know is a mistake of a person, so it fails."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     def settings(self) -> VersionSettings:
         """Return what the manifest keeps."""

@@ -17,7 +17,7 @@ DocumentT = TypeVar("DocumentT", bound="Document")
 class Document(BaseModel):
     """A stored document. Fields that this release does not know survive a read and a write."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
 
 
 def canonical_bytes(document: Document) -> bytes:

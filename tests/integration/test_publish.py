@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from clipperfs import Registry, layout
-from clipperfs.errors import Conflict, InvalidDocument, InvalidName, InvalidSource, NotFound, StorageDenied, StorageFull
+from clipperfs.errors import (
+    Conflict,
+    InvalidDocument,
+    InvalidName,
+    InvalidSetting,
+    InvalidSource,
+    NotFound,
+    StorageDenied,
+    StorageFull,
+)
 from clipperfs.names import ModelName
 from clipperfs.reporter import Reporter
 from clipperfs.store.local import LocalStore
@@ -204,3 +213,17 @@ def test_death_at_every_system_call_of_a_publish_leaves_nothing_or_all(folder: P
         assert reader.publish("m", "1", folder).record.seq == 1
         assert reader.verify().ok
     assert seen == {(False, False), (True, False), (True, True)}
+
+
+def test_value_that_a_record_cannot_hold_is_refused_and_named(registry: Registry, folder: Path) -> None:
+    nan = {"hooks": [{"latency": {"p99_ms": float("nan")}}]}
+    with pytest.raises(InvalidSetting, match="cannot hold"):
+        registry.policy("m", nan)
+    for reason in ("x" * 1001, "\ud800"):
+        with pytest.raises(InvalidSetting, match="reason"):
+            registry.policy("m", {"replicas": 2}, reason=reason)
+    with pytest.raises(InvalidSetting, match="cannot hold"):
+        registry.app_register("a", input_type="ints", default_output="\ud800", slo_us=1000)
+    with pytest.raises(InvalidSetting, match="wrapper"):
+        registry.publish("m", "1", folder, wrapper="")
+    assert registry.head("m") is None

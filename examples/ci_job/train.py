@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 import skops.io
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler
+from sklearn.svm import SVC
 
 MODEL_YAML = """\
 wrapper: sklearn        # loads model.skops
@@ -36,7 +34,7 @@ def main(folder: Path) -> None:
     train_rows, held_rows, train_labels, held_labels = train_test_split(
         rows, labels, test_size=1 / 3, random_state=0, stratify=labels
     )
-    estimator = make_pipeline(MinMaxScaler(), LogisticRegression(**params)).fit(train_rows, train_labels)
+    estimator = SVC(**params).fit(train_rows, train_labels)
 
     folder.mkdir(parents=True)
     skops.io.dump(estimator, folder / "model.skops")

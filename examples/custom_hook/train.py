@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import skops.io
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
 
 MODEL_YAML = """\
 wrapper: sklearn
@@ -25,7 +25,7 @@ train_rows, held_rows, train_labels, held_labels = train_test_split(rows, labels
 for name, wanted in (("good", train_labels >= 0), ("blind", train_labels != 8), ("fat", train_labels >= 0)):
     folder = Path(name)
     folder.mkdir()
-    model = LogisticRegression(max_iter=3000).fit(train_rows[wanted], train_labels[wanted])
+    model = SVC(gamma=0.001).fit(train_rows[wanted], train_labels[wanted])
     skops.io.dump(model, folder / "model.skops")
     (folder / "sample.json").write_text(json.dumps(held_rows[:2].tolist()))
     np.savez_compressed(folder / "holdout.npz", x=held_rows, y=held_labels)

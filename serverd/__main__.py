@@ -8,6 +8,7 @@ import faulthandler
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from typing import Any, NoReturn
@@ -19,12 +20,14 @@ from clipperfs.serverd.statedir import StateDir
 from clipperfs.errors import ClipperfsError
 
 LOG = logging.getLogger("clipperfs.serverd")
+FILES = 16_384
 
 
 def main() -> NoReturn:
     """Run a daemon until it is told to stop. Exit codes: 0 stopped, 1 could not start or failed."""
     faulthandler.enable()
     _set_up_log()
+    _raise_file_limit()
     code = 0
     tell = _nobody
     try:
@@ -94,6 +97,14 @@ def _settle_stdin() -> None:
     os.close(null)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
+def _raise_file_limit() -> None:
+    """Take as many descriptors as are allowed, within reason: the frontends inherit it, and each client needs one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _set_up_log() -> None:

@@ -180,6 +180,8 @@ class Adopter:
             self._refuse(model, version, copies, state, RECORDED, error)
             return True
         except Conflict as error:
+            # Another daemon was quicker, which is fine; or the name is taken, and asking again changes nothing.
+            copies.refused[version] = (self._circumstances(state, listing), error.message)
             self._events.tell("passed over", model=model, version=version, reason=error.message)
             return False
         except StorageError:

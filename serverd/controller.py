@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,24 +19,25 @@ from typing import Any
 from clipperfs.serverd import control
 from clipperfs.serverd.admin import AdminServer
 from clipperfs.serverd.adopter import Adopter
-from clipperfs.serverd.desired import ACTIVE, Snapshot, desired_state, parse_snapshot
+from clipperfs.serverd.desired import ACTIVE
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.fleet import Fleet, endpoints_of
 from clipperfs.serverd.frontends import FrontendPool
+from clipperfs.serverd.herald import Herald
+from clipperfs.serverd.memory import Memory
 from clipperfs.serverd.metrics import render
 from clipperfs.serverd.reader import Look, RegistryReader
 from clipperfs.serverd.settings import DaemonSettings
 from clipperfs.serverd.statedir import StateDir, make_runtime_dir
-from clipperfs.serverd.status import describe_model, find_faults, replica_status
+from clipperfs.serverd.status import describe, failed_versions, replica_status
 from clipperfs.serverd.supervisor import Supervisor
 from clipperfs.serverd.table import build_table
 from clipperfs.serverd.watcher import Watcher
 
 import clipperfs
-from clipperfs import layout
-from clipperfs.daemon_files import ADMIN_SOCKET, DESIRED_FILE, DaemonDocument, runtime_dir, start_ticks
-from clipperfs.documents import canonical_bytes, utc_now
-from clipperfs.errors import ClipperfsError, DaemonStartFailed, InvalidDocument, NotFound, StorageError
+from clipperfs.daemon_files import ADMIN_SOCKET, DaemonDocument, runtime_dir, start_ticks
+from clipperfs.documents import ReplicaStatus, utc_now
+from clipperfs.errors import ClipperfsError, DaemonStartFailed, NotFound
 from clipperfs.registry import Registry
 
 LOG = logging.getLogger("clipperfs.serverd")
@@ -45,8 +45,6 @@ LOG = logging.getLogger("clipperfs.serverd")
 THREADS = 8
 """For looks at the registry, fetches, adoptions and the status file; never more at once."""
 FRONTENDS_READY_S = 30.0
-STATUS_LIFETIMES = 3
-"""A status in the registry expires after this many of its periods."""
 
 
 class Controller:
@@ -71,24 +69,27 @@ class Controller:
         )
         self._runtime = runtime_dir(state.path)
         self._started = utc_now()
-        self._records: Look = Look({}, {}, (), {})
-        self._tries: dict[str, int] = {}
         self._applied: dict[str, int] = {}
         self._epoch = 0
-        self._alarms: dict[str, str] = {}
-        self._unreachable_s: float | None = None
         self._admin_port: int | None = None
         self._tasks: asyncio.TaskGroup
         self._changed = asyncio.Event()
         self._settled = asyncio.Condition()
-        self._status_due = asyncio.Event()
-        self._status_lock = asyncio.Lock()
         self._stop_asked = asyncio.Event()
         self._drain_s = settings.drain_s
         self._stop_now = asyncio.Event()
         self._is_stopping = False
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="registry")
         self._events = Events()
+        self._memory = Memory(state, self._events, settings.models, asyncio.get_running_loop().time)
+        self._herald = Herald(
+            self.name,
+            self._registry.store,
+            self._executor,
+            self._replica_status,
+            lambda: self._memory.is_reachable,
+            settings.status_s,
+        )
         self._adopter = Adopter(self._registry, self._events, settle_s=settings.poll_s)
         self._watcher = self._make_watcher()
 
@@ -152,11 +153,12 @@ class Controller:
             self._spawn(self._reconcile_for_ever(), "reconcile", vital=True)
             if self.settings.lifeline_fd is not None:
                 asyncio.get_running_loop().add_reader(self.settings.lifeline_fd, self._take_lifeline)
-            await self._read_first()
+            if not await self._unless_stopped(self._read_first()):
+                return
             self._frontends.start()
             self._watcher.follows = self.settings.watch
             self._spawn(self._watcher.run(), "watch", vital=True)
-            self._spawn(self._write_status_for_ever(), "status", vital=True)
+            self._spawn(self._herald.run(), "status", vital=True)
             self._spawn(self._announce_ready(), "announce", vital=True)
             await self._stop_asked.wait()
         finally:
@@ -173,30 +175,19 @@ class Controller:
             poll_s=self.settings.poll_s,
             sweep_s=self.settings.sweep_s,
             on_look=self._take_look,
-            on_failure=self._take_failure,
+            on_failure=self._memory.take_failure,
         )
 
     async def _read_first(self) -> None:
         """Read the registry, on top of what the last run knew. Raises what the registry said when neither is there."""
-        snapshot = self._read_snapshot()
-        if snapshot is not None:
-            models = {record.model: record for record in snapshot.models if self._is_followed(record.model)}
-            self._records = Look(models, {record.app: record for record in snapshot.apps}, (), {})
+        has_memory = self._memory.restore()
         try:
             await self._watcher.look(full=True)
         except ClipperfsError as error:
-            if snapshot is None:
+            if not has_memory:
                 raise
-            self._events.tell("restarted from memory", models=len(snapshot.models), reason=error.message)
-        self._take_records(self._records)
-
-    def _read_snapshot(self) -> Snapshot | None:
-        data = self._state.read(DESIRED_FILE)
-        try:
-            return parse_snapshot(data) if data is not None else None
-        except InvalidDocument as error:
-            self._events.tell("alarm", subject=DESIRED_FILE, reason=error.message)
-            return None
+            self._events.tell("restarted from memory", models=len(self._memory.models), reason=error.message)
+        self._want()
 
     async def _announce_ready(self) -> None:
         """Tell the starter when the daemon is ready, and every frontend that it accepts."""
@@ -228,7 +219,7 @@ class Controller:
                 "pid": os.getpid(),
                 "port": self._frontends.port,
                 "admin_port": self._admin_port,
-                "failed": self._failed(),
+                "failed": failed_versions(self._fleet),
             }
         )
 
@@ -258,57 +249,20 @@ class Controller:
     async def _drain(self) -> None:
         self._publish()
         await self._frontends.drain(self._drain_s)
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(1.0), self._status_lock:
-                await asyncio.get_running_loop().run_in_executor(
-                    self._executor, self._registry.store.delete, layout.replica_status(self.name)
-                )
+        await self._herald.withdraw()
 
     # What the registry says
 
     def _take_look(self, look: Look) -> None:
-        if self._unreachable_s is not None:
-            self._events.tell("registry back", after_s=round(self._loop_time() - self._unreachable_s, 1))
-            self._unreachable_s = None
-        for subject, alarm in look.alarms.items():
-            if self._alarms.get(subject) != alarm:
-                self._events.tell("alarm", subject=subject, reason=alarm)
-        self._alarms = dict(look.alarms)
+        self._memory.take_look(look)
         if look.changed:
-            self._take_records(look)
-            self._keep_snapshot()
+            self._want()
+            self._executor.submit(self._memory.snapshot(self._registry.workspace.registry_id))
 
-    def _take_failure(self, error: ClipperfsError) -> None:
-        if self._unreachable_s is None:
-            self._unreachable_s = self._loop_time()
-            self._events.tell("registry unreachable", reason=error.message)
-
-    def _take_records(self, look: Look) -> None:
-        # A ledger that this look does not know, because its log is gone, stays as it was: absence never unloads.
-        self._records = Look({**self._records.models, **look.models}, {**self._records.apps, **look.apps}, (), {})
-        self._fleet.desired = desired_state(
-            self._records.models.values(), self._records.apps.values(), tries=self._tries
-        )
+    def _want(self) -> None:
+        """Go by the records that are known now."""
+        self._fleet.desired = self._memory.desired()
         self._changed.set()
-
-    def _keep_snapshot(self) -> None:
-        snapshot = Snapshot(
-            registry_id=self._registry.workspace.registry_id,
-            models=[self._records.models[name] for name in sorted(self._records.models)],
-            apps=[self._records.apps[name] for name in sorted(self._records.apps)],
-        )
-        data = canonical_bytes(snapshot)
-
-        def write() -> None:
-            try:
-                self._state.write(DESIRED_FILE, data)
-            except StorageError as error:
-                self._events.tell("alarm", subject=DESIRED_FILE, reason=error.message)
-
-        self._executor.submit(write)
-
-    def _is_followed(self, model: str) -> bool:
-        return self.settings.models is None or model in self.settings.models
 
     # What the daemon does about it
 
@@ -355,7 +309,7 @@ class Controller:
             load = wanted.names.get(ACTIVE)
             if load is None or (active is not None and active.wanted.load == load):
                 self._applied[name] = wanted.seq
-        self._status_due.set()
+        self._herald.tell_soon()
 
     def _take_replica_word(self, kind: str, identity: str, message: control.Message) -> None:
         if kind == control.HANG:
@@ -367,59 +321,27 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """Return the status document."""
-        unreachable_s = self._unreachable_s
-        failure = self._watcher.failure
-        registry: dict[str, Any] = {
-            "url": self.settings.registry,
-            "state": "reachable" if unreachable_s is None else "unreachable",
-            "stale_seconds": 0.0 if unreachable_s is None else round(self._loop_time() - unreachable_s, 1),
-            "reason": failure.message if failure is not None else None,
-            "following": self._watcher.follows,
-            "alarms": dict(self._alarms),
+        daemon = {
+            "pid": os.getpid(),
+            "name": self.name,
+            "software": clipperfs.__version__,
+            "started": self._started,
+            "host": self.settings.host,
+            "port": self._frontends.port,
+            "admin_port": self._admin_port,
+            "state_dir": str(self._state.path),
+            "ready": self.is_ready,
+            "stopping": self._is_stopping,
+            "epoch": self._epoch,
         }
-        table, fleet = self._frontends.table, self._fleet
-        models = {
-            name: describe_model(fleet, wanted, self._applied.get(name, 0), table)
-            for name, wanted in sorted(fleet.desired.models.items())
-        }
-        frontends = self._frontends.describe()
-        faults = find_faults(models, registry, frontends) if self.is_ready else ["the daemon is not ready"]
-        refusals = dict(self._adopter.refusals)
-        return {
-            "daemon": {
-                "pid": os.getpid(),
-                "name": self.name,
-                "software": clipperfs.__version__,
-                "started": self._started,
-                "host": self.settings.host,
-                "port": self._frontends.port,
-                "admin_port": self._admin_port,
-                "state_dir": str(self._state.path),
-                "ready": self.is_ready,
-                "stopping": self._is_stopping,
-                "epoch": self._epoch,
-            },
-            "registry": registry,
-            "frontends": frontends,
-            "models": models,
-            "apps": {
-                name: {
-                    "seq": app.seq,
-                    "input_type": app.input_type,
-                    "slo_us": app.slo_us,
-                    "default_output": app.default_output,
-                    "model": app.model,
-                }
-                for name, app in sorted(fleet.desired.apps.items())
-            },
-            "quarantined": self._failed(),
-            "refused": [
-                {"model": model, "version": version, "hook": hook or None, "reason": reason}
-                for (model, version), (hook, reason) in sorted(refusals.items())
-            ],
-            "degraded": bool(faults),
-            "reasons": faults,
-        }
+        return describe(
+            daemon,
+            self._memory.describe(self.settings.registry, following=self._watcher.follows),
+            self._frontends,
+            self._fleet,
+            self._applied,
+            dict(self._adopter.refusals),
+        )
 
     async def metrics(self) -> bytes:
         """Return the metrics of the whole daemon."""
@@ -432,7 +354,7 @@ class Controller:
 
     async def reload(self, model: str | None) -> dict[str, Any]:
         """Read the registry now, try again what has failed, and wait until all of it is loaded or has failed."""
-        if model is not None and model not in self._fleet.desired.models and not self._is_followed(model):
+        if model is not None and model not in self._fleet.desired.models and not self._memory.follows(model):
             raise NotFound(f"this daemon does not serve model {model}", hint="'clipperfs status' lists those it does")
         before = self._answering()
         self._adopter.retry()
@@ -441,8 +363,8 @@ class Controller:
         if model is not None and model not in look.models:
             raise NotFound(f"the registry has no records of model {model}", hint="'clipperfs list' shows its models")
         for name in names:
-            self._tries[name] = self._tries.get(name, 0) + 1
-        self._take_records(look)
+            self._memory.try_again(name)
+        self._want()
         while not all(self._fleet.is_settled(name) for name in names) and not self._is_stopping:
             await self._wait_settled()
         after = self._answering()
@@ -451,7 +373,7 @@ class Controller:
             for name, alias in sorted({*before, *after})
             if name in names and before.get((name, alias)) != after.get((name, alias))
         ]
-        return {"changes": changes, "failed": [one for one in self._failed() if one["model"] in names]}
+        return {"changes": changes, "failed": [one for one in failed_versions(self._fleet) if one["model"] in names]}
 
     def follow(self, follow: bool) -> None:
         """Follow the registry from now on, or no longer."""
@@ -471,13 +393,6 @@ class Controller:
             if key in self._fleet.holdings
         }
 
-    def _failed(self) -> list[dict[str, Any]]:
-        return [
-            {"model": one.model, "version": one.version, "reason": one.reason, "hint": one.hint, "since": one.since}
-            for one in self._fleet.holdings.values()
-            if one.phase == "failed"
-        ]
-
     async def _answer_client(self, what: str) -> tuple[int, str, bytes]:
         if what not in ("metrics", "status"):
             return 404, "application/json", b"{}"
@@ -485,37 +400,17 @@ class Controller:
 
     # What the daemon says of itself
 
-    async def _write_status_for_ever(self) -> None:
-        """Write the daemon's status into the registry on every change, and now and then. Best effort."""
-        loop = asyncio.get_running_loop()
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.status_s):
-                    await self._status_due.wait()
-            await asyncio.sleep(min(0.05, self.settings.status_s))  # one file for a burst of changes
-            self._status_due.clear()
-            if self._unreachable_s is not None:
-                continue
-            status = replica_status(
-                self._fleet,
-                self._applied,
-                name=self.name,
-                host=self._host,
-                pid=os.getpid(),
-                software=f"clipperfs {clipperfs.__version__}",
-                time=utc_now(),
-                expires=time.time() + STATUS_LIFETIMES * self.settings.status_s,
-            )
-            async with self._status_lock:
-                if self._is_stopping:
-                    return
-                with contextlib.suppress(StorageError):
-                    await loop.run_in_executor(
-                        self._executor,
-                        self._registry.store.replace,
-                        layout.replica_status(self.name),
-                        canonical_bytes(status),
-                    )
+    def _replica_status(self, expires_unix_s: float) -> ReplicaStatus:
+        return replica_status(
+            self._fleet,
+            self._applied,
+            name=self.name,
+            host=self._host,
+            pid=os.getpid(),
+            software=f"clipperfs {clipperfs.__version__}",
+            time=utc_now(),
+            expires=expires_unix_s,
+        )
 
     def _document(self, socket_path: str) -> DaemonDocument:
         ticks = start_ticks(os.getpid())
@@ -548,6 +443,21 @@ class Controller:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await self._settled.wait()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do some work; say whether it was done before somebody wanted the daemon to end."""
+        doing = self._tasks.create_task(work)
+        stopping = self._tasks.create_task(self._wait_stop())
+        await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        is_done = doing.done()
+        for task in (doing, stopping):
+            task.cancel()
+        if is_done:
+            await doing
+        return is_done
+
+    async def _wait_stop(self) -> None:
+        await self._stop_asked.wait()
 
     def _take_signal(self) -> None:
         self.stop(self._drain_s)

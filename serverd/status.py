@@ -7,9 +7,59 @@ from typing import Any
 
 from clipperfs.serverd.desired import ACTIVE, WantedModel
 from clipperfs.serverd.fleet import Fleet
+from clipperfs.serverd.frontends import FrontendPool
 from clipperfs.serverd.routing import RoutingTable
 
 from clipperfs.documents import ReplicaStatus, ServedModel
+
+
+def describe(
+    daemon: dict[str, Any],
+    registry: dict[str, Any],
+    frontends: FrontendPool,
+    fleet: Fleet,
+    applied: Mapping[str, int],
+    refusals: Mapping[tuple[str, str], tuple[str, str]],
+) -> dict[str, Any]:
+    """Return the status document."""
+    models = {
+        name: describe_model(fleet, wanted, applied.get(name, 0), frontends.table)
+        for name, wanted in sorted(fleet.desired.models.items())
+    }
+    processes = frontends.describe()
+    faults = find_faults(models, registry, processes) if daemon["ready"] else ["the daemon is not ready"]
+    return {
+        "daemon": daemon,
+        "registry": registry,
+        "frontends": processes,
+        "models": models,
+        "apps": {
+            name: {
+                "seq": app.seq,
+                "input_type": app.input_type,
+                "slo_us": app.slo_us,
+                "default_output": app.default_output,
+                "model": app.model,
+            }
+            for name, app in sorted(fleet.desired.apps.items())
+        },
+        "quarantined": failed_versions(fleet),
+        "refused": [
+            {"model": model, "version": version, "hook": hook or None, "reason": reason}
+            for (model, version), (hook, reason) in sorted(refusals.items())
+        ],
+        "degraded": bool(faults),
+        "reasons": faults,
+    }
+
+
+def failed_versions(fleet: Fleet) -> list[dict[str, Any]]:
+    """Return the versions that could not be loaded and are not tried again for now."""
+    return [
+        {"model": one.model, "version": one.version, "reason": one.reason, "hint": one.hint, "since": one.since}
+        for one in fleet.holdings.values()
+        if one.phase == "failed"
+    ]
 
 
 def describe_model(fleet: Fleet, wanted: WantedModel, applied_seq: int, table: RoutingTable) -> dict[str, Any]:

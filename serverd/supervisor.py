@@ -29,6 +29,7 @@ STACKS_S = 1.0
 """How long a hanging replica has to write its stacks before it is killed."""
 STOP_S = 5.0
 """How long a replica that was told to stop may take to finish its batch, beyond the model's own predict timeout."""
+LOG_LIMIT_BYTES = 16 * 1024 * 1024
 PULSE_S = 5.0
 """How often a replica is asked for a sign of life."""
 
@@ -165,6 +166,7 @@ class Supervisor:
             await asyncio.sleep(PULSE_S)
             now_s = time.monotonic()
             for replica in list(self._replicas.values()):
+                replica.process.trim_log(LOG_LIMIT_BYTES)
                 if not replica.is_ready or replica.is_leaving:
                     continue
                 if replica.asked_s is None:

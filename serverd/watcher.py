@@ -52,9 +52,6 @@ class Watcher:
         on_failure: Callable[[ClipperfsError], None],
     ) -> None:
         self.follows = False
-        self.last_look_s: float | None = None
-        """When the registry last answered, on the loop's clock."""
-        self.failure: ClipperfsError | None = None
         self._reader = reader
         self._adopter = adopter
         self._executor = executor
@@ -104,11 +101,8 @@ class Watcher:
                 look = await self._look(full)
             except ClipperfsError as error:
                 self._unobserve()
-                self.failure = error
                 self._on_failure(error)
                 raise
-            self.failure = None
-            self.last_look_s = self._loop.time()
             self._on_look(look)
             if self.follows:
                 self._observe(look)

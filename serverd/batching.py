@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from .pending import Query
 
-SLO_SHARE: Final = 0.5
-"""The part of an application's SLO that a batch may take on its way out and back; the rest is for waiting."""
+SLO_SHARE: Final = 0.3
+"""The part of an application's SLO that predicting a batch may take: a query may wait for the batch before its own, and
+its own behind another one at the replica."""
 CUT: Final = 0.9
 """What is left of the limit after a batch that took too long. Source: Clipper (NSDI 2017), section 4.3.1."""
 MAX_QUEUED: Final = 16_384
@@ -39,9 +40,18 @@ class BatchLimit:
         self.ceiling = max(1, ceiling)
         self.limit = min(self.limit, self.ceiling)
 
-    def observe(self, size: int, sent_at: float, now: float, budget_s: float) -> None:
-        """Learn from a batch that came back. Times in seconds on one clock."""
-        if now - sent_at > budget_s:
+    def observe(self, size: int, sent_at: float, now: float, predict_s: float, budget_s: float) -> None:
+        """Learn from a batch that came back.
+
+        Args:
+            size: The number of queries in it.
+            sent_at: When it was sent, in seconds.
+            now: The same clock now.
+            predict_s: How long predicting it took. Not the whole time until its outputs came: when this process lags
+                behind its clients, smaller batches would only make it worse.
+            budget_s: How long predicting may take.
+        """
+        if predict_s > budget_s:
             if sent_at >= self.lowered_at:
                 self.limit = max(1, self.limit // 2 if self.is_doubling else int(self.limit * CUT))
                 self.lowered_at = now

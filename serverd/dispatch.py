@@ -15,13 +15,15 @@ from .cache import PredictionCache
 from .counters import Counters
 from .pending import DeadlineLanes, Query
 from .routing import SLO_MISSED, RoutingTable, VersionRoute, explain_crashed, explain_failed, explain_overload
-from .served import Batch, Replica, ServedVersion
+from .served import DEPTH, Batch, Replica, ServedVersion
 from .transport import ReplicaTransport
 
 DEADLINE_RESERVE_S: Final = 0.001
 """How much before its deadline a query is given up, so that the default output arrives in time."""
 MAX_FAULTS_SPLIT: Final = 8
 """Faults in a row after which a version's failed batches are no longer split to find the query that fails."""
+SMOOTHING: Final = 0.2
+"""The weight of a new measurement of a version's predict time."""
 HANG_CHECK_S: Final = 0.25
 REACH_AGAIN_S: Final = 0.02
 
@@ -86,6 +88,8 @@ class Dispatcher:
             self._arm(query.deadline)
         if not version.is_dirty:
             self._mark(version)
+        if version.queue.rows == version.batch_limit.limit:
+            self._pump(version)  # with many clients a turn of the loop is long: a full batch need not wait for its end
 
     def _mark(self, version: ServedVersion) -> None:
         """Look at a version at the end of this turn of the loop, so that all that was read in it goes together."""
@@ -118,7 +122,7 @@ class Dispatcher:
                 idle = sum(1 for other in version.replicas if not other.batches and other.is_reachable)
                 if idle > 1:
                     limit = min(limit, -(-queue.rows // idle))
-                batch, doomed = queue.take(limit, now + version.latency_s)
+                batch, doomed = queue.take(limit, now + DEPTH * version.predict_s)
                 for query in doomed:
                     if query.is_gone:
                         query.is_done = True
@@ -226,9 +230,11 @@ class Dispatcher:
             self._fail(batch, now)
             return
         latency_s = now - batch.sent_at
-        version.latency_s += (latency_s - version.latency_s) * 0.2
-        version.batch_limit.observe(len(queries), batch.sent_at, now, version.slo_s * SLO_SHARE)
-        version.counter.observe(len(queries), latency_s, fields[2] if isinstance(fields[2], int) else 0)
+        predict_us = fields[2] if isinstance(fields[2], int) and fields[2] > 0 else int(latency_s * 1e6)
+        predict_s = min(predict_us / 1e6, latency_s)
+        version.predict_s += (predict_s - version.predict_s) * SMOOTHING
+        version.batch_limit.observe(len(queries), batch.sent_at, now, predict_s, version.slo_s * SLO_SHARE)
+        version.counter.observe(len(queries), latency_s, predict_us)
         version.faults_in_row = 0
         if version.queue.rows or version.retries:
             self._pump(version)  # before answering: the replica need not wait for that

@@ -18,9 +18,9 @@ from .routing import VersionRoute
 DEPTH: Final = 2
 """Batches that are out to one replica at most: one is predicted while the next is on its way."""
 SHORT_S: Final = 0.002
-"""Under this time from sending a batch to its outputs the way costs as much as predicting, and a second batch that is
-not full yet is worth sending. Above it, waiting makes fuller batches: 29 % more answers a second where a batch costs
-3 ms however full it is (measured with 32 clients)."""
+"""Under this predict time the way costs as much as predicting, and a second batch that is not full yet is worth sending.
+Above it, waiting makes fuller batches: 29 % more answers a second where a batch costs 3 ms however full it is (measured
+with 32 clients)."""
 
 
 class Replica:
@@ -65,10 +65,10 @@ class ServedVersion:
         "input_code",
         "is_dirty",
         "is_leaving",
-        "latency_s",
         "live",
         "model",
         "name",
+        "predict_s",
         "queue",
         "replicas",
         "reply_head",
@@ -90,8 +90,8 @@ class ServedVersion:
         self.follow(route)
         self.slo_s = 1.0
         """The shortest SLO of the applications that this version answers."""
-        self.latency_s = 0.0
-        """The smoothed time from sending a batch to its outputs."""
+        self.predict_s = 0.0
+        """The smoothed time that predicting a batch takes."""
         self.live = 0
         self.is_dirty = False
         self.is_leaving = False
@@ -111,7 +111,7 @@ class ServedVersion:
     def pick_replica(self) -> Replica | None:
         """Return the reachable replica with the fewest batches out, or None when each has enough."""
         best = None
-        fewest = DEPTH if self.latency_s < SHORT_S or self.queue.rows >= self.batch_limit.limit else 1
+        fewest = DEPTH if self.predict_s < SHORT_S or self.queue.rows >= self.batch_limit.limit else 1
         for replica in self.replicas:
             if replica.batches < fewest and replica.is_reachable:
                 best, fewest = replica, replica.batches

@@ -42,7 +42,7 @@ def drive(limit: BatchLimit, cost_s: float, budget_s: float, rounds: int) -> lis
     for _ in range(rounds):
         sent = now
         now += limit.limit * cost_s
-        limit.observe(limit.limit, sent, now, budget_s)
+        limit.observe(limit.limit, sent, now, now - sent, budget_s)
         limits.append(limit.limit)
     return limits
 
@@ -64,19 +64,26 @@ def test_limit_never_falls_below_one() -> None:
 
 def test_limit_rises_only_by_batches_that_were_full() -> None:
     limit = BatchLimit(100)
-    limit.observe(1, 0.0, 0.1, 1.0)
-    limit.observe(1, 0.2, 0.3, 1.0)
+    limit.observe(1, 0.0, 0.1, 0.1, 1.0)
+    limit.observe(1, 0.2, 0.3, 0.1, 1.0)
     assert limit.limit == 2
 
 
 def test_batches_that_were_out_together_lower_the_limit_once() -> None:
     limit = BatchLimit(100)
     drive(limit, 0.0, 1.0, 5)
-    limit.observe(32, 0.0, 5.0, 1.0)
-    limit.observe(32, 0.1, 5.1, 1.0)
+    limit.observe(32, 0.0, 5.0, 4.0, 1.0)
+    limit.observe(32, 0.1, 5.1, 4.0, 1.0)
     assert limit.limit == 16
-    limit.observe(16, 5.2, 9.0, 1.0)
+    limit.observe(16, 5.2, 9.0, 3.0, 1.0)
     assert limit.limit == 14
+
+
+def test_lag_of_the_frontend_itself_does_not_shrink_batches() -> None:
+    limit = BatchLimit(100)
+    drive(limit, 0.0, 1.0, 5)
+    limit.observe(32, 0.0, 50.0, 0.01, 1.0)
+    assert limit.limit == 64
 
 
 def test_lower_ceiling_holds_at_once() -> None:

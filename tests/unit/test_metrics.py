@@ -1,0 +1,85 @@
+"""The metrics add up what several frontends count, and parse as Prometheus reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clipperfs.serverd.counters import Counters
+from clipperfs.serverd.metrics import add_up, buckets, render
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def snapshot(queries: int) -> dict[str, Any]:
+    counters = Counters()
+    app, version = counters.app("a"), counters.version("m", "1")
+    for _ in range(queries):
+        app.queries += 1
+        app.observe(0.003)
+        version.queries += 1
+    app.defaults["slo"] += 1
+    version.observe(queries, 0.002, 1500)
+    return {
+        **counters.snapshot(),
+        "http": {"connections": 2, "connections_total": 5, "requests": queries, "refused": {413: 1}},
+        "cache": {"entries": 3, "bytes": 10, "evictions": 0},
+        "queues": [{"model": "m", "version": "1", "queued": 4, "in_flight": 1, "batch_limit": 8}],
+    }
+
+
+def status() -> dict[str, Any]:
+    held = {"version": "1", "state": "ready", "replicas_ready": 1, "replicas_wanted": 2}
+    again = {"version": "1", "state": "draining", "replicas_ready": 0, "replicas_wanted": 0}
+    return {
+        "daemon": {"ready": True},
+        "registry": {"state": "unreachable", "stale_seconds": 12.5, "alarms": {"model m": "forked"}},
+        "frontends": [{"state": "ready"}, {"state": "starting"}],
+        "models": {"m": {"applied_seq": 3, "serving": "1", "versions": [held, again]}},
+        "degraded": True,
+    }
+
+
+def values(parts: list[dict[str, Any]]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = render(parts, status(), {"switches": 2.0}).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_two_frontends_are_added_up() -> None:
+    found = values([snapshot(3), snapshot(4)])
+    assert found["clipperfs_queries_total", (("app", "a"),)] == 7
+    assert found["clipperfs_default_outputs_total", (("app", "a"), ("reason", "slo"))] == 2
+    assert found["clipperfs_query_seconds_count", (("app", "a"),)] == 7
+    assert found["clipperfs_query_seconds_bucket", (("app", "a"), ("le", "0.002"))] == 0
+    assert found["clipperfs_query_seconds_bucket", (("app", "a"), ("le", "0.005"))] == 7
+    assert found["clipperfs_http_refused_total", (("status", "413"),)] == 2
+    version = (("model", "m"), ("version", "1"))
+    assert found["clipperfs_queue_rows", version] == 8
+    assert found["clipperfs_batch_limit", version] == 8
+    assert found["clipperfs_batch_size_count", version] == 2
+    assert found["clipperfs_predict_seconds_total", version] == 0.003
+
+
+def test_controllers_gauges_say_what_is_wrong() -> None:
+    found = values([])
+    assert found["clipperfs_registry_reachable", ()] == 0
+    assert found["clipperfs_registry_stale_seconds", ()] == 12.5
+    assert found["clipperfs_registry_alarms", ()] == 1
+    assert found["clipperfs_replicas_wanted", (("model", "m"), ("version", "1"))] == 2
+    assert found["clipperfs_version_state", (("model", "m"), ("state", "draining"), ("version", "1"))] == 1
+    assert found["clipperfs_frontends", (("state", "starting"),)] == 1
+    assert found["clipperfs_switches_total", ()] == 2
+
+
+def test_adding_up_goes_through_mappings_and_lists_and_leaves_text_out() -> None:
+    total: dict[str, Any] = {}
+    add_up(total, {"n": 1, "list": [1, 2], "deep": {"x": 1}, "name": "m"})
+    add_up(total, {"n": 2, "list": [3, 4], "deep": {"x": 1, "y": 5}, "name": "m"})
+    assert total == {"n": 3, "list": [4, 6], "deep": {"x": 2, "y": 5}}
+
+
+def test_buckets_are_cumulative_and_end_at_infinity() -> None:
+    assert buckets([1, 2], [3, 4, 5]) == [("1.0", 3), ("2.0", 7), ("+Inf", 12)]
+    assert buckets([1], []) == [("1.0", 0), ("+Inf", 0)]

@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -111,24 +113,50 @@ def test_one_of_many_writers_takes_a_slot_and_its_bytes_stay(root: Path) -> None
     assert not [name for name in os.listdir(root / "models/digits/log") if name.startswith(".claim-")]
 
 
+READER = """
+import sys, time
+root, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+torn, end = 0, time.monotonic() + 60
+print("ready", flush=True)
+for number in range(count):
+    while time.monotonic() < end:
+        try:
+            with open(f"{root}/log/{number}", "rb") as stream:
+                torn += len(stream.read()) != size
+            break
+        except FileNotFoundError:
+            pass
+print(torn)
+"""
+"""Reads each slot at the very moment when its name appears."""
+
+
 def test_reader_never_sees_part_of_a_slot(root: Path) -> None:
-    store, data, done = LocalStore(root), b"x" * 60_000, threading.Event()
-    torn: list[int] = []
+    store, data, count = LocalStore(root), b"x" * 2_000_000, 30
+    command = [sys.executable, "-c", READER, str(root), str(count), str(len(data))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+        for number in range(count):
+            assert store.create(f"log/{number}", data)
+        assert reader.stdout.read() == "0\n"
 
-    def read() -> None:
-        while not done.is_set():
-            for number in range(1, 60):
-                found = LocalStore(root).read(f"log/{number}", limit_bytes=100_000)
-                if found is not None and found != data:
-                    torn.append(len(found))
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(1, 60):
-        store.create(f"log/{number}", data)
-    done.set()
-    reader.join()
-    assert torn == []
+WRITER = """
+import os, sys
+from clipperfs.store.local import LocalStore
+opened = []
+sys.addaudithook(lambda event, values: opened.append(values) if event == "open" else None)
+assert LocalStore(sys.argv[1]).create("log/1", b"whole")
+writing = os.O_WRONLY | os.O_RDWR
+print([path for path, mode, flags in opened if str(path).endswith("log/1") and flags & writing])
+"""
+
+
+def test_slot_is_never_opened_for_writing_under_its_own_name(root: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", WRITER, str(root)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert (root / "log/1").read_bytes() == b"whole"
 
 
 def test_log_is_dense_and_chained_after_every_verb(registry: Registry, root: Path, tmp_path: Path) -> None:
@@ -194,6 +222,16 @@ def test_damage_inside_a_log_is_found_and_never_served_around(
             fresh.head("digits")
         with pytest.raises(StoredDataError):
             fresh.policy("digits", {"replicas": 9})
+
+
+def test_record_beyond_a_gap_is_no_head_and_is_found(registry: Registry, root: Path, tmp_path: Path) -> None:
+    registry.publish("digits", "1", write(tmp_path / "one"))
+    log = root / "models/digits/log"
+    shutil.copy(log / f"{1:020d}.json", log / f"{9:020d}.json")
+    assert Registry(root, cache_dir=tmp_path / "cache").head("digits") == registry.head("digits")
+    assert [finding.message for finding in registry.verify().findings] == [
+        "record 9 lies outside the chain, which ends at 1"
+    ]
 
 
 def test_forged_hints_change_nothing(registry: Registry, root: Path, tmp_path: Path) -> None:

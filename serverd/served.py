@@ -18,7 +18,7 @@ from .routing import VersionRoute
 DEPTH: Final = 2
 """Batches that are out to one replica at most: one is predicted while the next is on its way."""
 SHORT_S: Final = 0.002
-"""Under this predict time the way costs as much as predicting, and a second batch that is not full yet is worth sending.
+"""Under this predict time the way costs as much as predicting, and a second batch that is not full yet is worth it.
 Above it, waiting makes fuller batches: 29 % more answers a second where a batch costs 3 ms however full it is (measured
 with 32 clients)."""
 

@@ -94,6 +94,7 @@ def activate(
         reason=reason,
         emergency=False,
         dry_run=dry_run,
+        expect_seq=expect_seq,
     )
 
 
@@ -135,6 +136,7 @@ def roll_back(
         reason=reason,
         emergency=not all_hooks,
         dry_run=False,
+        expect_seq=expect_seq,
     )
 
 
@@ -217,6 +219,7 @@ def _move(
     reason: str | None,
     emergency: bool,
     dry_run: bool,
+    expect_seq: int | None,
 ) -> Outcome:
     state = base.record.state if base else ModelState()
     candidate = prepare(workspace, model, version, state, digest)
@@ -242,6 +245,7 @@ def _move(
     )
 
     def decide(head: Head[ModelRecord] | None) -> Draft | None:
+        _require_seq(head, expect_seq, model)  # again: a record may have come while the hooks ran
         now = head.record.state if head else ModelState()
         if now.active != state.active or now.policy != state.policy:
             raise Conflict(

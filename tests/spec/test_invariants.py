@@ -527,6 +527,21 @@ def test_pointer_does_not_move_when_it_moved_while_the_hooks_ran(
     assert active_of(registry) == "2"
 
 
+def test_expected_number_holds_until_the_record_is_written(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.publish("digits", "1", write(tmp_path / "one"))
+
+    def run(request: Any) -> list[Verdict]:
+        registry.publish("digits", "2", write(tmp_path / "two", {**FILES, "a.bin": b"other"}))
+        return [Verdict(hook="integrity", outcome="passed")]
+
+    monkeypatch.setattr("clipperfs.checking.runner.run_hooks", run)
+    with pytest.raises(Conflict, match="newest record of model digits is 2, not 1"):
+        registry.activate("digits", "1", expect_seq=1)
+    assert (active_of(registry), seq_of(registry)) == (None, 2)
+
+
 def test_what_was_inherited_stays_with_the_pointer(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,8 @@ class Adopter:
     def _settle_model(self, model: ModelName, state: ModelState) -> bool:
         copies = self._models.setdefault(model, ModelCopies())
         self._read_log(model, copies)
+        if state.active is not None:
+            self.refusals.pop((model, state.active.version), None)
         wrote = False
         for entry in list(self._registry.store.list(layout.versions(model))):
             is_version = entry.kind == "folder" and name_problem(entry.name) is None
@@ -200,7 +202,8 @@ class Adopter:
         version, (seq, op, _, read_s) = max(copies.recorded.items(), key=lambda item: item[1][0])
         active = state.active
         is_due = op == "adopt" and (active is None or (active.seq < seq and active.version != version))
-        if not is_due or version in state.retired or self._clock() - read_s < TAKE_OVER_S:
+        is_mine = version in copies.refused  # tried before; whether under other circumstances, is asked below
+        if not is_due or version in state.retired or not (is_mine or self._clock() - read_s >= TAKE_OVER_S):
             return False
         if self._is_refused(model, version, copies, state, RECORDED):
             return False

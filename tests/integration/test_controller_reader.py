@@ -157,9 +157,7 @@ def test_registry_that_is_gone_is_told_as_such(registry: Registry, reader: Regis
         reader.look(full=False)
 
 
-def test_one_damaged_ledger_does_not_keep_others_from_being_followed(
-    registry: Registry, reader: RegistryReader
-) -> None:
+def test_one_damaged_ledger_keeps_no_other_from_being_followed(registry: Registry, reader: RegistryReader) -> None:
     registry.policy("m", {"replicas": 2})
     registry.policy("n", {"replicas": 2})
     (root(registry) / "models" / "m" / "log" / "00000000000000000001.json").write_text("{")

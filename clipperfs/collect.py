@@ -14,7 +14,7 @@ from clipperfs.digest import digest_bytes
 from clipperfs.documents import ModelState, ReplicaStatus, Tombstone, canonical_bytes, parse_document, utc_now
 from clipperfs.errors import Conflict, InvalidDocument, StoredDataError
 from clipperfs.limits import LIMITS
-from clipperfs.names import ModelName, VersionName, model_name, version_name
+from clipperfs.names import ModelName, VersionName, model_name, name_problem, version_name
 from clipperfs.steer import begin_purge, end_purge
 from clipperfs.view import model_names
 from clipperfs.workspace import Workspace
@@ -47,7 +47,8 @@ def collect(workspace: Workspace, *, dry_run: bool = False, now_unix_s: float | 
     for name in model_names(workspace):
         model = model_name(name)
         _collect_versions(workspace, model, in_use, now, report, dry_run)
-        _collect_leftovers(workspace, model, now, report, dry_run)
+        _collect_stagings(workspace, model, now, report, dry_run)
+    _collect_claims(workspace, now, report, dry_run)
     for entry in list(workspace.store.list(layout.CHANGES)):
         if layout.is_change(entry.name) and now - int(entry.name[:13]) / 1000 > HINT_AGE_S:
             report.hints += 1
@@ -132,10 +133,8 @@ def _recorded_manifest(workspace: Workspace, model: ModelName, version: VersionN
     return digest_bytes(data) if data is not None else None
 
 
-def _collect_leftovers(
-    workspace: Workspace, model: ModelName, now: float, report: CollectReport, dry_run: bool
-) -> None:
-    """Remove stagings and claims of writers that died, once they are old."""
+def _collect_stagings(workspace: Workspace, model: ModelName, now: float, report: CollectReport, dry_run: bool) -> None:
+    """Remove the stagings of publishers that died, once they are old."""
     for entry in list(workspace.store.list(layout.versions(model))):
         if not entry.name.startswith(layout.STAGING_PREFIX):
             continue
@@ -149,12 +148,33 @@ def _collect_leftovers(
         report.freed_bytes += sum(file.size for file in inside)
         if not dry_run:
             workspace.store.delete_folder(folder)
-    log = layout.log(layout.model_subject(model))
-    for entry in list(workspace.store.list(log)):
-        if entry.name.startswith(layout.CLAIM_PREFIX) and now - entry.modified_unix_s > STAGING_AGE_S:
-            report.stagings.append(f"{log}/{entry.name}")
-            if not dry_run:
-                workspace.store.delete(f"{log}/{entry.name}")
+
+
+def _collect_claims(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
+    """Remove the claims that writers left behind who died between two system calls, wherever a file can be created."""
+    places = [layout.CHANGES, layout.REPLICAS]
+    for kind in (layout.MODELS, layout.APPS):
+        for entry in workspace.store.list(kind):
+            if entry.kind == "folder" and name_problem(entry.name) is None:
+                places += _places_of(workspace, f"{kind}/{entry.name}")
+    for place in places:
+        for entry in list(workspace.store.list(place)):
+            if entry.name.startswith(layout.CLAIM_PREFIX) and now - entry.modified_unix_s > STAGING_AGE_S:
+                report.stagings.append(f"{place}/{entry.name}")
+                report.freed_bytes += entry.size
+                if not dry_run:
+                    workspace.store.delete(f"{place}/{entry.name}")
+
+
+def _places_of(workspace: Workspace, root: str) -> list[str]:
+    """Return the folders of one model or application in which a writer's claim can lie."""
+    deeper = [
+        f"{root}/{folder}/{entry.name}"
+        for folder in ("versions", "checks")
+        for entry in workspace.store.list(f"{root}/{folder}")
+        if entry.kind == "folder" and not entry.name.startswith(layout.STAGING_PREFIX)
+    ]
+    return [root, f"{root}/log", *deeper]
 
 
 def _unix_s(time_text: str) -> float:

@@ -86,6 +86,9 @@ class Registry:
         Raises InvalidSetting, StorageError; UnknownFeature when a newer release made what is there.
         """
         registry = cls(url, **options)
+        if registry.store.stat(layout.REGISTRY) is not None:
+            registry.describe()
+            return registry
         document = RegistryDocument(
             registry_id=secrets.token_hex(16),
             created=utc_now(),

@@ -212,7 +212,10 @@ def test_diff_compares_files_settings_verdicts_and_predictions(registry: Registr
     publish(registry, tmp_path, "1", "wrapper: {kind: noop, output: a}\nsample: [[1.0], [2.0]]\n", activate=True)
     publish(registry, tmp_path, "2", "wrapper: {kind: noop, output: b}\nsample: [[1.0], [2.0]]\n", activate=True)
     report = registry.diff("m", "1", "2")
-    assert {change.path: change.change for change in report.files} == {"model.yaml": "changed", "weights.bin": "changed"}
+    assert {change.path: change.change for change in report.files} == {
+        "model.yaml": "changed",
+        "weights.bin": "changed",
+    }
     assert report.unchanged_files == 1 and "wrapper" in report.settings
     assert report.verdicts == {"integrity": ("passed", "passed"), "loadable": ("passed", "passed")}
     assert report.predictions_compared == 2 and report.predictions_different == 2
@@ -226,3 +229,28 @@ def test_unknown_policy_name_suggests_the_nearest(registry: Registry) -> None:
     with pytest.raises(InvalidSetting, match="replicas"):
         registry.policy("m", {"replicas": "many"})
     assert registry.policy("m", {}).record is None
+
+
+def test_collect_removes_old_claims_and_stagings_and_keeps_fresh_ones(registry: Registry, tmp_path: Path) -> None:
+    from clipperfs.collect import collect
+
+    publish(registry, tmp_path, "1", activate=True)
+    registry.app_register("a", input_type="ints", default_output="0", slo_us=1000)
+    root = Path(registry.url.removeprefix("file://"))
+    places = ["models/m/log", "models/m", "models/m/versions/1", "apps/a/log", "changes"]
+    for place in places:
+        (root / place / ".claim-0123").write_text("x")
+    (root / "models/m/versions/.staging-1").mkdir()
+    (root / "models/m/versions/.staging-1/part").write_text("x")
+    assert collect(registry.workspace).stagings == []
+    report = collect(registry.workspace, now_unix_s=(tmp_path.stat().st_mtime + 3 * 86_400))
+    assert len(report.stagings) == len(places) + 1 and report.hints > 0
+    assert not list(root.rglob(".claim-*")) and not list(root.rglob(".staging-*"))
+    assert registry.verify().ok
+
+
+def test_init_of_a_registry_that_is_there_writes_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipperfs.store.local import LocalStore
+
+    monkeypatch.setattr(LocalStore, "create", lambda *_: pytest.fail("it wrote"))
+    assert Registry.init(registry.url).describe() == registry.describe()

@@ -73,6 +73,8 @@ def test_create_on_a_full_disk_says_so_and_leaves_nothing(small_disk: Path) -> N
         ("/srv/models", "file:///srv/models"),
         ("file:///srv//models/", "file:///srv/models"),
         ("memory://x", "memory://x"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3a://bucket//team/models/", "s3://bucket/team/models"),
     ],
 )
 def test_addresses_have_one_spelling(given: str, spelled: str) -> None:
@@ -80,7 +82,7 @@ def test_addresses_have_one_spelling(given: str, spelled: str) -> None:
     assert open_store(given).url == spelled
 
 
-@pytest.mark.parametrize("address", ["", "ftp://host/x", "simplecache::file:///x", "s3://bucket"])
+@pytest.mark.parametrize("address", ["", "ftp://host/x", "simplecache::file:///x", "s3://", "s3://B", "s3://bucket/../x"])
 def test_address_without_a_store_class_is_refused(address: str) -> None:
     with pytest.raises(InvalidSetting):
         open_store(address)

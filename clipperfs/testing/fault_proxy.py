@@ -1,0 +1,180 @@
+"""An HTTP proxy on loopback that misbehaves on demand: late, silent, cut off, refusing, or losing answers.
+
+It stands between a store and a real server, so that what is tested is the store's own client, to the last socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+from urllib.parse import urlsplit
+
+Mode = Literal["late", "hang", "reset", "cut", "503", "lost"]
+"""``late``: the answer comes after a while. ``hang``: nothing ever comes. ``reset``: the connection breaks before the
+request has reached the server. ``cut``: half of the answer's body comes. ``503``: the proxy refuses. ``lost``: the
+server carries the request out, and the connection breaks before the answer."""
+
+LONGEST_S = 60.0
+
+
+@dataclass(slots=True)
+class _Trouble:
+    mode: Mode
+    method: str
+    path: str
+    times: int
+    delay_s: float
+
+
+class FaultProxy:
+    """Forwards to ``upstream`` (such as ``http://127.0.0.1:9000``) for as long as the context lasts.
+
+    ``requests`` holds the method and path of every request that came.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        target = urlsplit(upstream)
+        self._upstream = (target.hostname or "127.0.0.1", target.port or 80)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._lock = threading.Lock()
+        self._trouble: _Trouble | None = None
+        self._closed = threading.Event()
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self.requests: list[tuple[str, str]] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def meet(self, mode: Mode, *, method: str = "", path: str = "", times: int = 1, delay_s: float = 0.5) -> None:
+        """Let the next ``times`` requests of this method whose path holds ``path`` meet ``mode``."""
+        with self._lock:
+            self._trouble = _Trouble(mode, method, path, times, delay_s)
+
+    def behave(self) -> None:
+        """Forward everything from now on."""
+        with self._lock:
+            self._trouble = None
+
+    def __enter__(self) -> FaultProxy:
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(LONGEST_S)
+
+    def _start(self, target: object, *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._open.add(connection)
+            self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            connection.settimeout(LONGEST_S)
+            self._answer(connection)
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
+
+    def _answer(self, connection: socket.socket) -> None:
+        head, rest = _read_head(connection)
+        if not head:
+            return
+        lines = head.split(b"\r\n")
+        method, path, _ = lines[0].decode("latin-1").split(" ", 2)
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+        if b"100-continue" in headers.get(b"expect", b"").lower():
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        missing = int(headers.get(b"content-length", b"0")) - len(rest)
+        body = rest + _read_exactly(connection, missing)
+        mode, delay_s = self._take(method, path)
+        if mode == "hang":
+            self._closed.wait(LONGEST_S)
+            return
+        if mode == "reset":
+            _break(connection)
+            return
+        if mode == "503":
+            connection.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
+        kept = [line for line in lines[1:] if not line.lower().startswith((b"expect:", b"connection:"))]
+        answer = self._forward(b"\r\n".join([lines[0], *kept, b"Connection: close", b"", b""]) + body)
+        if mode == "lost":
+            _break(connection)
+        elif mode == "cut":
+            start = answer.find(b"\r\n\r\n") + 4
+            connection.sendall(answer[: start + (len(answer) - start) // 2])
+        else:
+            time.sleep(delay_s if mode == "late" else 0)
+            connection.sendall(answer)
+
+    def _take(self, method: str, path: str) -> tuple[Mode | None, float]:
+        with self._lock:
+            self.requests.append((method, path))
+            trouble = self._trouble
+            if trouble is None or trouble.method not in ("", method) or trouble.path not in path or not trouble.times:
+                return None, 0.0
+            trouble.times -= 1
+            return trouble.mode, trouble.delay_s
+
+    def _forward(self, request: bytes) -> bytes:
+        with socket.create_connection(self._upstream, timeout=LONGEST_S) as server:
+            server.sendall(request)
+            chunks = []
+            while chunk := server.recv(1 << 16):
+                chunks.append(chunk)
+        head, separator, body = b"".join(chunks).partition(b"\r\n\r\n")
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"keep-alive:"))]
+        return b"\r\n".join([*lines, b"Connection: close"]) + separator + body
+
+
+def _read_head(connection: socket.socket) -> tuple[bytes, bytes]:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        chunk = connection.recv(1 << 16)
+        if not chunk:
+            return b"", b""
+        data += chunk
+    head, _, rest = data.partition(b"\r\n\r\n")
+    return head, rest
+
+
+def _read_exactly(connection: socket.socket, count: int) -> bytes:
+    chunks = []
+    while count > 0:
+        chunk = connection.recv(min(count, 1 << 16))
+        if not chunk:
+            raise ConnectionResetError("the client went away")
+        chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
+
+
+def _break(connection: socket.socket) -> None:
+    """Close with a reset, as a server does that dies."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

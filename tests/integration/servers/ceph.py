@@ -1,0 +1,153 @@
+"""A Ceph cluster on loopback in one scratch folder: monitor, manager, one memory-backed OSD, and S3 gateways.
+
+A real S3 server whose conditional PUT is atomic across gateways. Needs root and Debian's packages
+(``scripts/install-test-servers.sh``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+PROGRAMS = ("ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "ceph-authtool", "monmaptool")
+ACCESS_KEY = "clipperfs-test"
+SECRET_KEY = "clipperfs-test-secret"
+START_S = 120.0
+
+
+class CannotStart(Exception):
+    """The cluster cannot run here; the text says why."""
+
+
+class Ceph:
+    """The cluster, for as long as the context lasts. ``gateways`` holds the gateways' addresses."""
+
+    def __init__(self, place: Path, gateways: int = 2) -> None:
+        if os.geteuid() != 0:
+            raise CannotStart("Ceph needs root")
+        if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
+            raise CannotStart(f"Ceph is not installed ({missing[0]} is missing): scripts/install-test-servers.sh")
+        self._place = place
+        self._environment = {**os.environ, "CEPH_CONF": str(place / "ceph.conf"), "LC_ALL": "C"}
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._ports = [free_port() for _ in range(gateways)]
+        self.gateways = [f"http://127.0.0.1:{port}" for port in self._ports]
+
+    def __enter__(self) -> Ceph:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End every process, the last started first."""
+        for process in reversed(self._processes):
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        self._processes.clear()
+
+    def _start(self) -> None:
+        fsid, monitor = str(uuid.uuid4()), free_port()
+        self._configure(fsid, monitor)
+        ring = str(self._place / "keyring")
+        for name in ("mon.", "client.admin"):
+            allow = ["--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *"]
+            self._run("ceph-authtool", ring, "-C" if name == "mon." else "-g", "--gen-key", "-n", name, *allow)
+        self._run(
+            "monmaptool", "--create", "--clobber", "--addv", "a", f"[v1:127.0.0.1:{monitor}]", "--fsid", fsid, "monmap"
+        )
+        self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", "monmap", "--keyring", ring)
+        self._spawn("ceph-mon", "-f", "-i", "a")
+        osd = str(uuid.uuid4())
+        self._run("ceph", "--connect-timeout", "60", "osd", "new", osd)
+        self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
+        self._spawn("ceph-osd", "-f", "-i", "0")
+        self._spawn("ceph-mgr", "-f", "-i", "x")
+        keys = [f"--access-key={ACCESS_KEY}", f"--secret={SECRET_KEY}"]
+        self._run("radosgw-admin", "user", "create", "--uid=tester", "--display-name=tester", *keys)
+        for index in range(len(self._ports)):
+            self._spawn("radosgw", "-f", "-n", f"client.rgw{index}")
+        for address in self.gateways:
+            self._await(address)
+
+    def _configure(self, fsid: str, monitor: int) -> None:
+        place = self._place
+        for folder in ("osd", "mon", "mgr", "run"):
+            (place / folder).mkdir()
+        lines = [
+            "[global]",
+            f"fsid = {fsid}",
+            f"mon host = v1:127.0.0.1:{monitor}",
+            "mon initial members = a",
+            "auth cluster required = none",
+            "auth service required = none",
+            "auth client required = none",
+            "public addr = 127.0.0.1",
+            "cluster addr = 127.0.0.1",
+            "osd objectstore = memstore",
+            "memstore device bytes = 2147483648",
+            "osd pool default size = 1",
+            "osd pool default min size = 1",
+            "osd pool default pg num = 8",
+            "osd pool default pg autoscale mode = off",
+            "osd crush chooseleaf type = 0",
+            "mon allow pool size one = true",
+            "mon data avail crit = 1",
+            f"osd data = {place}/osd",
+            f"mon data = {place}/mon",
+            f"mgr data = {place}/mgr",
+            f"run dir = {place}/run",
+            f"log file = {place}/$name.log",
+            f"admin socket = {place}/run/$name.asok",
+            f"pid file = {place}/run/$name.pid",
+            f"keyring = {place}/keyring",
+            "[mon.a]",
+            f"mon addr = 127.0.0.1:{monitor}",
+        ]
+        for index, port in enumerate(self._ports):
+            lines += [f"[client.rgw{index}]", f"rgw frontends = beast endpoint=127.0.0.1:{port}"]
+        (place / "ceph.conf").write_text("\n".join(lines) + "\n")
+
+    def _run(self, *command: str) -> None:
+        done = subprocess.run(
+            command, cwd=self._place, env=self._environment, capture_output=True, text=True, timeout=START_S, check=False
+        )
+        if done.returncode != 0:
+            raise CannotStart(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-500:]}")
+
+    def _spawn(self, *command: str) -> None:
+        with open(self._place / f"{len(self._processes)}.out", "wb") as output:
+            self._processes.append(
+                subprocess.Popen(command, cwd=self._place, env=self._environment, stdout=output, stderr=output)
+            )
+
+    def _await(self, address: str) -> None:
+        ends_s = time.monotonic() + START_S
+        while time.monotonic() < ends_s:
+            if (gone := next((one for one in self._processes if one.poll() is not None), None)) is not None:
+                raise CannotStart(f"{gone.args} ended with {gone.returncode}")
+            with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(address, timeout=2):
+                return
+            time.sleep(0.2)
+        raise CannotStart(f"no answer from {address} within {START_S:.0f} s")
+
+
+def free_port() -> int:
+    """Return a port of loopback that was free a moment ago, for servers that cannot take one from the system."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

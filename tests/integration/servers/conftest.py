@@ -1,0 +1,118 @@
+"""Storage servers for tests, started once a session on loopback; each is skipped with its reason where it cannot run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from clipperfs.store.s3 import S3Store
+from tests.integration.servers.ceph import ACCESS_KEY, SECRET_KEY, CannotStart, Ceph, free_port
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server and a bucket in it. ``addresses`` are several ways to the same data, where there are."""
+
+    name: str
+    addresses: list[str]
+    bucket: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what a process needs in its environment to find the server."""
+        return {
+            "AWS_ENDPOINT_URL": self.addresses[0],
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def store(self, prefix: str, address: str | None = None, **options: object) -> S3Store:
+        """Return a store of its own with a fresh client."""
+        return S3Store(
+            self.bucket,
+            prefix,
+            endpoint_url=address or self.addresses[0],
+            key=ACCESS_KEY,
+            secret=SECRET_KEY,
+            client_kwargs={"region_name": "us-east-1"},
+            **options,  # type: ignore[arg-type]
+        )
+
+
+def _with_bucket(name: str, addresses: list[str]) -> S3Server:
+    server = S3Server(name, addresses, f"clipperfs-{uuid.uuid4().hex[:12]}")
+
+    async def make(client: object) -> None:
+        await client.create_bucket(Bucket=server.bucket)  # type: ignore[attr-defined]
+
+    server.store("").requests.call("create", server.bucket, make)
+    return server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Return the mock of S3: quick, but its conditional write is not atomic."""
+    if importlib.util.find_spec("moto") is None:
+        pytest.skip("moto is not installed: pip install 'clipperfs[servers]'")
+    port = free_port()
+    log = tmp_path_factory.mktemp("moto") / "log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=output, stderr=output
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        ends_s = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2):
+                break
+            if process.poll() is not None or time.monotonic() > ends_s:
+                pytest.skip(f"moto does not start: {log.read_text()[-300:]}")
+            time.sleep(0.1)
+        yield _with_bucket("moto", [address])
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Return a Ceph cluster with two S3 gateways."""
+    place: Path = tmp_path_factory.mktemp("ceph")
+    try:
+        ceph = Ceph(place)
+        ceph.__enter__()
+    except CannotStart as error:
+        if os.environ.get("TEST_SERVERS") == "required":
+            raise
+        pytest.skip(str(error))
+    try:
+        yield _with_bucket("rgw", ceph.gateways)
+    finally:
+        ceph.stop()
+
+
+@pytest.fixture(params=["moto", "rgw"])
+def server(request: pytest.FixtureRequest) -> S3Server:
+    """Return each server in turn."""
+    found: S3Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Return a fresh prefix of the bucket."""
+    return f"t-{uuid.uuid4().hex[:12]}"

@@ -51,10 +51,14 @@ class Assessment:
     listing: str = ""
     """Changes whenever a name, size or token in the listing does."""
     size_bytes: int = 0
+    is_publishing: bool = False
+    """Whether a publisher has claimed it and has not ended: what is there is not a plain copy."""
 
 
 def assess(entries: Iterable[Entry], manifest_data: bytes | None) -> Assessment:
     """Judge a version by its listing and its manifest's bytes. Pure."""
+    entries = list(entries)
+    is_publishing = any(entry.name == layout.PUBLISHING_FILE for entry in entries)
     expected = (entry for entry in entries if layout.is_payload(entry.name) or entry.name in layout.NOT_PAYLOAD)
     found = {entry.name: entry for entry in expected}
     listing = digest_bytes(repr(sorted((entry.name, entry.size, entry.token) for entry in found.values())).encode())
@@ -87,7 +91,8 @@ def assess(entries: Iterable[Entry], manifest_data: bytes | None) -> Assessment:
         listed = {wanted.path for wanted in manifest.files}
         extra = sorted(name for name in found if name not in listed and layout.is_payload(name))
     state: VersionState = "broken" if wrong else "incoming" if missing else "complete"
-    return Assessment(state, manifest, digest, missing, wrong, extra, marker, listing, size_bytes)
+    is_publishing = is_publishing and manifest is None
+    return Assessment(state, manifest, digest, missing, wrong, extra, marker, listing, size_bytes, is_publishing)
 
 
 def look_at(workspace: Workspace, model: ModelName, version: VersionName) -> Assessment:
@@ -158,6 +163,12 @@ def seal_copy(workspace: Workspace, model: ModelName, version: VersionName, sett
     before = look_at(workspace, model, version)
     if before.wrong:
         raise DamagedVersion(f"version {version} of model {model} cannot be sealed: {'; '.join(before.wrong[:3])}")
+    if before.is_publishing:
+        raise IncompleteVersion(
+            f"version {version} of model {model} is being published",
+            hint="if the publisher is dead, run 'clipperfs publish' again with the same files",
+            missing=[],
+        )
     files = _hash_files(workspace, model, version)
     own = read_author_settings(workspace, model, version)
     if settings is not None and settings.wrapper is not None:

@@ -25,6 +25,7 @@ TOMBSTONE_FILE = "tombstone.json"
 MARKER_FILES = ("READY", "_SUCCESS")
 STAGING_PREFIX = ".staging-"
 CLAIM_PREFIX = ".claim-"
+PUBLISHING_FILE = f"{CLAIM_PREFIX}publishing"
 
 NOT_PAYLOAD = frozenset([MANIFEST_FILE, TOMBSTONE_FILE, *MARKER_FILES])
 """Names at the top of a version that a manifest never lists; nor does it list one that begins with a prefix above,
@@ -104,6 +105,11 @@ def manifest(model: ModelName, name: VersionName) -> Key:
 def tombstone(model: ModelName, name: VersionName) -> Key:
     """Return the key of the mark that stays when a version's payload has been deleted."""
     return Key(f"{version(model, name)}/{TOMBSTONE_FILE}")
+
+
+def publishing(model: ModelName, name: VersionName) -> Key:
+    """Return the key by which a publisher says which content a version is going to have (``registry_layout.md`` §8.4)."""
+    return Key(f"{version(model, name)}/{PUBLISHING_FILE}")
 
 
 def payload(model: ModelName, name: VersionName, path: str) -> Key:

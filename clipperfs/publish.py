@@ -6,6 +6,7 @@ is there. Publishing is not activating. Source: ``registry_layout.md`` §8.4.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import stat
@@ -28,12 +29,22 @@ from clipperfs.documents import (
     canonical_bytes,
     parse_author_file,
     parse_document,
+    utc_now,
 )
-from clipperfs.documents.base import validation_summary
-from clipperfs.errors import Conflict, IncompleteVersion, InvalidDocument, InvalidSetting, InvalidSource, NotFound
+from clipperfs.documents.base import parse_json, validation_summary
+from clipperfs.errors import (
+    Conflict,
+    IncompleteVersion,
+    InvalidDocument,
+    InvalidSetting,
+    InvalidSource,
+    NotFound,
+    StorageError,
+)
 from clipperfs.ledger import Draft, Head
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName
+from clipperfs.store import Store
 from clipperfs.workspace import Workspace
 
 
@@ -151,16 +162,18 @@ def publish(
         existing = None
     if existing is not None and existing.manifest is not None:
         return _publish_again(workspace, model, version, source, existing, reason)
+    if existing is not None and not existing.is_publishing:
+        raise Conflict(
+            f"version {version} of model {model} holds files without a manifest",
+            hint=f"a copy is going on, or ended without one: 'clipperfs seal {model} {version}', "
+            f"or 'clipperfs delete {model} {version}', or take another version name",
+        )
     if workspace.store.capabilities.rename_folder:
-        if existing is not None:
-            raise Conflict(
-                f"version {version} of model {model} holds files without a manifest",
-                hint=f"a copy is going on, or ended without one: 'clipperfs seal {model} {version}', "
-                f"or 'clipperfs delete {model} {version}', or take another version name",
-            )
         manifest, digest = _publish_by_rename(workspace, model, version, source)
+    elif (written := _publish_in_place(workspace, model, version, source)) is not None:
+        manifest, digest = written
     else:
-        manifest, digest = _publish_in_place(workspace, model, version, source)
+        return _publish_again(workspace, model, version, source, look_at(workspace, model, version), reason)
     return record_version(workspace, model, version, manifest, digest, "publish", reason, was_there=False)
 
 
@@ -320,15 +333,69 @@ def _publish_by_rename(
 
 def _publish_in_place(
     workspace: Workspace, model: ModelName, version: VersionName, source: Source
-) -> tuple[Manifest, Digest]:
-    """Upload into the version's own folder, the manifest last. Files of an earlier attempt are simply written again."""
-    manifest = new_manifest(
-        _upload(workspace, source, layout.version(model, version)), source.settings, workspace.actor
-    )
+) -> tuple[Manifest, Digest] | None:
+    """Upload into the version's own folder, the manifest last; ``None`` when it has a manifest meanwhile.
+
+    A claim that names the content keeps publishers of other content out. Those of the same content write the same
+    bytes, so they need not wait for one another, and an interrupted attempt is resumed by running it again.
+    """
+    entries = hash_source(source)
+    claim = layout.publishing(model, version)
+    _claim_content(workspace, model, version, new_manifest(entries, source.settings, workspace.actor))
+    if workspace.store.stat(layout.manifest(model, version)) is not None:
+        # Somebody finished, and took its claim away, between the first look and this claim.
+        workspace.store.delete(claim)
+        return None
+    sent = _upload(workspace, source, layout.version(model, version))
+    if sorted(sent, key=lambda entry: entry.path) != entries:
+        raise InvalidSource(f"{source.root} changed while it was read", hint="publish when it is finished")
+    manifest = new_manifest(sent, source.settings, workspace.actor)
     data = canonical_bytes(manifest)
-    if not workspace.store.create(layout.manifest(model, version), data):
+    there = create_or_read(workspace.store, layout.manifest(model, version), data, LIMITS.manifest_bytes)
+    workspace.store.delete(claim)
+    if there != data:
         return _lost_to(workspace, model, version, manifest)
     return manifest, digest_bytes(data)
+
+
+def _claim_content(workspace: Workspace, model: ModelName, version: VersionName, mine: Manifest) -> None:
+    """Say which content the version is going to have. Raises Conflict when somebody has said another."""
+    content = digest_bytes(canonical_bytes(mine.model_copy(update={"created": "", "created_by": ""})))
+    claim = {"content": content, "actor": workspace.actor, "time": utc_now()}
+    data = (json.dumps(claim, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
+    key = layout.publishing(model, version)
+    there = create_or_read(workspace.store, key, data, LIMITS.record_bytes)
+    try:
+        found = parse_json(there, limit_bytes=LIMITS.record_bytes)
+    except InvalidDocument:
+        found = None
+    found = found if isinstance(found, dict) else {}
+    if found.get("content") != content:
+        raise Conflict(
+            f"version {version} of model {model} is being published with other content, by "
+            f"{found.get('actor', 'somebody')} since {found.get('time', 'an unknown time')}",
+            hint="take another version name; if that publisher is dead, run it again with its own files, or wait until "
+            "its claim is a day old and 'clipperfs gc' removes it",
+            model=model,
+            version=version,
+        )
+
+
+def create_or_read(store: Store, key: str, data: bytes, limit_bytes: int) -> bytes:
+    """Create a file exclusively; return what is there in the end: ``data``, or what somebody else was quicker with.
+
+    Raises StorageError when nothing is there.
+    """
+    failure: StorageError | None = None
+    try:
+        if store.create(key, data):
+            return data
+    except StorageError as error:  # a lost answer looks like a failure
+        failure = error
+    there = store.read(key, limit_bytes=limit_bytes)
+    if there is None:
+        raise failure or StorageError(f"{key} was created by somebody else and is gone again", hint="run it again")
+    return there
 
 
 def _lost_to(workspace: Workspace, model: ModelName, version: VersionName, mine: Manifest) -> tuple[Manifest, Digest]:

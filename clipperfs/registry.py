@@ -30,6 +30,7 @@ from clipperfs.documents import (
 )
 from clipperfs.errors import InvalidSetting, NotFound
 from clipperfs.ledger import Head
+from clipperfs.limits import LIMITS
 from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import alias_name, app_name, model_name, version_name
 from clipperfs.reporter import Reporter
@@ -95,7 +96,7 @@ class Registry:
             created_by=registry._workspace.actor,
             store_class=registry.store.store_class,
         )
-        registry.store.create(layout.REGISTRY, canonical_bytes(document))
+        _publish.create_or_read(registry.store, layout.REGISTRY, canonical_bytes(document), LIMITS.registry_bytes)
         registry.describe()
         return registry
 

@@ -63,6 +63,8 @@ def judge_copy(
     unchanged_s = now_s - seen.since_s if seen is not None and seen.listing == there.listing else -1.0
     if there.manifest is not None:
         return "adopt" if there.state == "complete" and unchanged_s >= settle_s else "wait"
+    if there.is_publishing:
+        return "wait"  # its publisher brings the manifest
     if policy.adopt == "manifest" or there.missing != [layout.MANIFEST_FILE]:
         return "wait"  # a manifest may yet come, or is coming
     if there.size_bytes == 0:

@@ -23,6 +23,8 @@ from clipperfs.workspace import Workspace, read_registry_document
 
 PROBED_SUBJECTS = 256
 """Up to this many ledgers are asked for their next slot at every look; beyond, hints and full sweeps must do."""
+PROBED_AT_ONCE = 4
+"""So many, in turn, where every look costs a request over a network: a look's price must not grow with the registry."""
 
 AnyHead: TypeAlias = Head[ModelRecord] | Head[AppRecord]
 
@@ -52,6 +54,7 @@ class RegistryReader:
         self._heads: dict[Subject, AnyHead] = {}
         self._alarms: dict[str, str] = {}
         self._last_hint = ""
+        self._turn = 0
         self._registry_id, self._remembered = _read_memory(state)
 
     def look(self, *, full: bool) -> Look:
@@ -73,16 +76,19 @@ class RegistryReader:
                 hint="if that is meant, stop the daemon and start it with a new state folder",
             )
         self._registry_id = document.registry_id
-        subjects = self._subjects()
-        hinted = self._read_hints()
+        is_remote = not self.workspace.store.capabilities.native_events
+        hinted, last_hint = self._read_hints(full)
+        subjects = self._subjects() if full or not is_remote else sorted({*self._heads, *hinted}, key=str)
+        probed = self._probed(subjects, is_remote)
         changed = []
         for subject in subjects:
             known = self._heads.get(subject)
             is_due = full or known is None or subject in hinted or str(subject) in self._alarms
-            if not is_due and known is not None and len(subjects) <= PROBED_SUBJECTS:
+            if not is_due and known is not None and subject in probed:
                 is_due = self.workspace.store.stat(layout.slot(subject, known.seq + 1)) is not None
             if is_due and self._follow(subject):
                 changed.append(subject)
+        self._last_hint = last_hint  # not before: a look that fails half-way reads its hints again
         if full:
             self._miss(subjects)
         return self._look(changed)
@@ -104,23 +110,40 @@ class RegistryReader:
         found += [Subject("app", name) for name in self._names(layout.APPS)]
         return sorted({*found, *self._heads}, key=str)
 
+    def _is_followed(self, subject: Subject) -> bool:
+        return subject.kind == "app" or self._only is None or subject.name in self._only
+
     def _names(self, prefix: str) -> list[str]:
         entries = self.workspace.store.list(prefix)
         return [entry.name for entry in entries if entry.kind == "folder" and name_problem(entry.name) is None]
 
-    def _read_hints(self) -> set[Subject]:
-        hinted = set()
+    def _probed(self, subjects: list[Subject], is_remote: bool) -> frozenset[Subject]:
+        """Return the ledgers to ask for their next slot, because a hint may be lost."""
+        if not is_remote:
+            return frozenset(subjects if len(subjects) <= PROBED_SUBJECTS else ())
+        start, self._turn = self._turn, self._turn + PROBED_AT_ONCE
+        return frozenset(subjects[(start + step) % len(subjects)] for step in range(PROBED_AT_ONCE) if subjects)
+
+    def _read_hints(self, full: bool) -> tuple[set[Subject], str]:
+        """Return the ledgers that new hints name, and the last hint.
+
+        A full look looks at all ledgers and need not read them.
+        """
+        hinted, last = set(), self._last_hint
         for entry in self.workspace.store.list(layout.CHANGES, after=self._last_hint):
             if not layout.is_change(entry.name):
                 continue
-            self._last_hint = max(self._last_hint, entry.name)
+            last = max(last, entry.name)
+            if full:
+                continue
             try:
                 data = self.workspace.store.read(f"{layout.CHANGES}/{entry.name}", limit_bytes=LIMITS.hint_bytes)
                 hint = parse_document(ChangeHint, data or b"", limit_bytes=LIMITS.hint_bytes)
             except (InvalidDocument, StoredDataError):
                 continue
-            hinted.add(Subject(hint.kind, hint.name))
-        return hinted
+            if name_problem(hint.name) is None and self._is_followed(Subject(hint.kind, hint.name)):
+                hinted.add(Subject(hint.kind, hint.name))
+        return hinted, last
 
     def _follow(self, subject: Subject) -> bool:
         """Take over a ledger's head if it continues the one known; say whether it is new."""

@@ -98,7 +98,7 @@ class Watcher:
         """Look now; return what is known. Raises what the reader raises, and StorageUnavailable after the deadline."""
         async with self._lock:
             try:
-                look = await self._look(full)
+                look, is_sweep = await self._look(full)
             except ClipperfsError as error:
                 self._unobserve()
                 self._on_failure(error)
@@ -106,10 +106,12 @@ class Watcher:
             self._on_look(look)
             if self.follows:
                 self._observe(look)
-                self._settle_copies(look)
+                # Copies are found by listing every model's versions: over a network, a sweep's price, not a poll's.
+                if is_sweep or self._reader.workspace.store.capabilities.native_events:
+                    self._settle_copies(look)
             return look
 
-    async def _look(self, full: bool) -> Look:
+    async def _look(self, full: bool) -> tuple[Look, bool]:
         now_s = self._loop.time()
         if self._stuck is not None:
             if not self._stuck.done():
@@ -126,7 +128,7 @@ class Watcher:
             raise StorageUnavailable(f"the registry does not answer within {LOOK_LIMIT_S:g} s") from error
         if full:
             self._swept_s = now_s
-        return look
+        return look, full
 
     def _settle_copies(self, look: Look) -> None:
         """Have plain copies adopted, on a thread: hashing them and running hooks may take long."""

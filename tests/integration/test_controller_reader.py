@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clipperfs.serverd.reader import RegistryReader
+from clipperfs.serverd.reader import PROBED_AT_ONCE, RegistryReader
 from clipperfs.serverd.statedir import StateDir
 
 from clipperfs import Registry
 from clipperfs.errors import NotFound, StoredDataError
+from clipperfs.testing.fault_store import FaultStore
 from clipperfs.workspace import Workspace
 
 
@@ -186,3 +187,52 @@ def test_a_memory_that_cannot_be_written_is_an_alarm_and_following_goes_on(
     look = reader.look(full=True)
     assert "heads.json" in look.alarms
     assert look.models["m"].seq == 1
+
+
+def test_poll_over_a_network_costs_the_same_however_many_models_there_are(tmp_path: Path) -> None:
+    costs = {}
+    for count in (3, 60):
+        registry = Registry.init(f"memory://poll-{count}-{tmp_path}", cache_dir=tmp_path / "cache")
+        for number in range(count):
+            registry.policy(f"m{number}", {"replicas": 2})
+        (tmp_path / f"state-{count}").mkdir()
+        store = FaultStore(registry.store)
+        mine = registry.workspace
+        reader = RegistryReader(
+            Workspace(store, mine.cache, mine.actor), StateDir(tmp_path / f"state-{count}"), None
+        )
+        assert len(reader.look(full=True).models) == count
+        store.calls.clear()
+        assert reader.look(full=False).changed == ()
+        quiet = len(store.calls)
+        registry.policy("m1", {"replicas": 3})
+        store.calls.clear()
+        assert [str(subject) for subject in reader.look(full=False).changed] == ["model m1"]
+        costs[count] = (quiet, len(store.calls))
+    assert costs[60][0] == 2 + PROBED_AT_ONCE
+    assert costs[60][0] <= costs[3][0] + PROBED_AT_ONCE - 3
+    assert costs[60][1] <= costs[3][1] + 2 and costs[60][1] < 20
+
+
+def test_new_head_over_a_network_is_found_in_turn_without_its_hint(tmp_path: Path) -> None:
+    registry = Registry.init(f"memory://turn-{tmp_path}", cache_dir=tmp_path / "cache")
+    for number in range(10):
+        registry.policy(f"m{number}", {"replicas": 2})
+    (tmp_path / "state").mkdir()
+    reader = RegistryReader(registry.workspace, StateDir(tmp_path / "state"), None)
+    reader.look(full=True)
+    registry.policy("m7", {"replicas": 3})
+    registry.store.delete_folder("changes")
+    looks = 1
+    while not reader.look(full=False).changed:
+        looks += 1
+    assert looks <= -(-10 // PROBED_AT_ONCE)
+
+
+def test_new_model_over_a_network_is_found_by_its_hint(tmp_path: Path) -> None:
+    registry = Registry.init(f"memory://new-{tmp_path}", cache_dir=tmp_path / "cache")
+    (tmp_path / "state").mkdir()
+    reader = RegistryReader(registry.workspace, StateDir(tmp_path / "state"), None)
+    reader.look(full=True)
+    registry.policy("m", {"replicas": 2})
+    assert "m" in reader.look(full=False).models

@@ -24,16 +24,21 @@ INSTALLED := $(VENV)/.installed-$(FINGERPRINT)
 # not the import hook of an editable install.
 TREE := $(VENV)/tree
 
-.PHONY: help demo test check lint bench clean tree format
+.PHONY: help demo test test-integration check lint bench clean tree format
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED)  ## Run the main job: publish, serve, switch under load, refuse, roll back.
 	$(BIN)/clipperfs demo
 
 test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. Under ten minutes on two cores.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
+
+test-integration: $(INSTALLED)  ## Run the tests that need storage servers; installs Ceph from Debian's packages when run as root.
+	@$(BIN)/python -c 'import moto' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[test,servers]' --constraint constraints.txt
+	@scripts/install-test-servers.sh
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m servers tests/integration/servers
 
 check: lint  ## Run what a change must pass before it is shown: lint, then unit, property and spec tests. Under two minutes.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/property tests/spec

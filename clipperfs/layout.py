@@ -108,7 +108,7 @@ def tombstone(model: ModelName, name: VersionName) -> Key:
 
 
 def publishing(model: ModelName, name: VersionName) -> Key:
-    """Return the key by which a publisher says which content a version is going to have (``registry_layout.md`` §8.4)."""
+    """Return the key by which a publisher says what a version is going to hold (``registry_layout.md`` §8.4)."""
     return Key(f"{version(model, name)}/{PUBLISHING_FILE}")
 
 

@@ -30,8 +30,8 @@ DOCUMENT_SUFFIX = ".json"
 class S3Store:
     """Objects of one bucket below one prefix.
 
-    The server's address, the credentials and the region come from where every AWS tool finds them: ``AWS_ENDPOINT_URL``,
-    ``AWS_PROFILE``, ``AWS_ACCESS_KEY_ID`` and so on, or ``~/.aws/config``.
+    The server's address, the credentials and the region come from where every AWS tool finds them:
+    ``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, ``AWS_ACCESS_KEY_ID`` and so on, or ``~/.aws/config``.
 
     Args:
         bucket: The bucket's name. It must exist.

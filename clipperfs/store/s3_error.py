@@ -20,7 +20,9 @@ EMPTY_RANGE = 416
 _PASSING = frozenset([408, 429, 500, 502, 503, 504])
 _PASSING_CODES = frozenset(["RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"])
 _FULL_CODES = frozenset(["QuotaExceeded", "StorageFull", "XMinioStorageFull", "InsufficientStorage"])
-_ELSEWHERE_CODES = frozenset(["PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"])
+_ELSEWHERE_CODES = frozenset(
+    ["PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"]
+)
 _CUT = (
     OSError,
     EOFError,

@@ -64,9 +64,7 @@ class Requests:
             **options,
         )
 
-    def call(
-        self, action: str, key: str, request: Request[T], *, is_repeatable: bool = True, size_bytes: int = 0
-    ) -> T:
+    def call(self, action: str, key: str, request: Request[T], *, is_repeatable: bool = True, size_bytes: int = 0) -> T:
         """Carry out a request and return what it returns.
 
         Args:

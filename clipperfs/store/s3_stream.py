@@ -103,8 +103,6 @@ class ObjectStream(io.RawIOBase):
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(PARALLEL_RANGES, thread_name_prefix="range")
             self._coming.append(
-                self._pool.submit(
-                    read_range, self._requests, self._name, self._key, self._asked_bytes, etag=self._etag
-                )
+                self._pool.submit(read_range, self._requests, self._name, self._key, self._asked_bytes, etag=self._etag)
             )
             self._asked_bytes += RANGE_BYTES

@@ -39,15 +39,7 @@ def upload_stream(
     tell = progress or (lambda _: None)
     first = _read_up_to(stream, PART_BYTES + 1)
     if len(first) <= PART_BYTES:
-        digest = hashlib.sha256(first).hexdigest()
-        metadata = _metadata(digest, executable)
-
-        async def put(client: Any) -> None:
-            await client.put_object(Bucket=requests.bucket, Key=name, Body=first, Metadata=metadata)
-
-        requests.call("upload", key, put, size_bytes=len(first))
-        tell(len(first))
-        return digest
+        return _upload_whole(requests, name, key, first, executable, tell)
     del first
     stream.seek(0)
     expected, size_bytes = digest_stream(stream)
@@ -57,6 +49,19 @@ def upload_stream(
     else:
         tell(size_bytes)
     return expected
+
+
+def _upload_whole(
+    requests: Requests, name: str, key: str, data: bytes, executable: bool, tell: Callable[[int], None]
+) -> str:
+    digest = hashlib.sha256(data).hexdigest()
+
+    async def put(client: Any) -> None:
+        await client.put_object(Bucket=requests.bucket, Key=name, Body=data, Metadata=_metadata(digest, executable))
+
+    requests.call("upload", key, put, size_bytes=len(data))
+    tell(len(data))
+    return digest
 
 
 def _upload_parts(

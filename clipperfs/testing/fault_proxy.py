@@ -107,7 +107,9 @@ class FaultProxy:
             return
         lines = head.split(b"\r\n")
         method, path, _ = lines[0].decode("latin-1").split(" ", 2)
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+        headers = {
+            name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])
+        }
         if b"100-continue" in headers.get(b"expect", b"").lower():
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         missing = int(headers.get(b"content-length", b"0")) - len(rest)

@@ -198,9 +198,7 @@ def test_poll_over_a_network_costs_the_same_however_many_models_there_are(tmp_pa
         (tmp_path / f"state-{count}").mkdir()
         store = FaultStore(registry.store)
         mine = registry.workspace
-        reader = RegistryReader(
-            Workspace(store, mine.cache, mine.actor), StateDir(tmp_path / f"state-{count}"), None
-        )
+        reader = RegistryReader(Workspace(store, mine.cache, mine.actor), StateDir(tmp_path / f"state-{count}"), None)
         assert len(reader.look(full=True).models) == count
         store.calls.clear()
         assert reader.look(full=False).changed == ()

@@ -125,5 +125,9 @@ def test_racing_publishers_leave_one_whole_version(registry: Registry, tmp_path:
         with registry.materialise("m", version).lease:
             pass
         there = look_at(registry.workspace, model_name("m"), version_name(version))
-        assert there.state == "complete" and there.extra == [] and registry.store.stat(f"models/m/versions/{version}/{layout.PUBLISHING_FILE}") is None
+        assert (
+            there.state == "complete"
+            and there.extra == []
+            and registry.store.stat(f"models/m/versions/{version}/{layout.PUBLISHING_FILE}") is None
+        )
     assert registry.verify().ok

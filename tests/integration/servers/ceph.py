@@ -124,7 +124,13 @@ class Ceph:
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(
-            command, cwd=self._place, env=self._environment, capture_output=True, text=True, timeout=START_S, check=False
+            command,
+            cwd=self._place,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
         )
         if done.returncode != 0:
             raise CannotStart(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-500:]}")
@@ -139,7 +145,7 @@ class Ceph:
         ends_s = time.monotonic() + START_S
         while time.monotonic() < ends_s:
             if (gone := next((one for one in self._processes if one.poll() is not None), None)) is not None:
-                raise CannotStart(f"{gone.args} ended with {gone.returncode}")
+                raise CannotStart(f"{gone.args!r} ended with {gone.returncode}")
             with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(address, timeout=2):
                 return
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Storage servers for tests, started once a session on loopback; each is skipped with its reason where it cannot run."""
+"""Storage servers for tests, started once a session on loopback; skipped with a reason where they cannot run."""
 
 from __future__ import annotations
 

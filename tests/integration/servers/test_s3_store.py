@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,7 @@ def test_small_calls_take_one_request_each(server: S3Server, prefix: str, tmp_pa
             with stream:
                 return stream.read()
 
-        for call, method in [
+        calls: list[tuple[Callable[[], object], str]] = [
             (lambda: store.create("a/1.json", b"1"), "PUT"),
             (lambda: store.create("a/1.json", b"2"), "PUT"),
             (lambda: store.read("a/1.json", limit_bytes=9), "GET"),
@@ -147,7 +148,8 @@ def test_small_calls_take_one_request_each(server: S3Server, prefix: str, tmp_pa
             (lambda: store.upload(tmp_path / "small", "a/small"), "PUT"),
             (lambda: store.replace("a/1.json", b"3"), "PUT"),
             (lambda: store.delete("a/1.json"), "DELETE"),
-        ]:
+        ]
+        for call, method in calls:
             proxy.requests.clear()
             call()
             assert [one for one, _ in proxy.requests] == [method]
@@ -157,7 +159,9 @@ def test_write_of_another_client_is_seen_at_once(rgw: S3Server, prefix: str) -> 
     here, there = rgw.store(prefix, rgw.addresses[0]), rgw.store(prefix, rgw.addresses[1])
     for number in range(20):
         key = f"log/{number:020d}.json"
-        assert here.read(key, limit_bytes=9) is None and here.stat(key) is None and list(here.list("log", after=key)) == []
+        assert (
+            here.read(key, limit_bytes=9) is None and here.stat(key) is None and list(here.list("log", after=key)) == []
+        )
         assert there.create(key, b"1")
         assert here.read(key, limit_bytes=9) == b"1"
         assert [entry.name for entry in here.list("log")][-1] == f"{number:020d}.json"
@@ -166,7 +170,11 @@ def test_write_of_another_client_is_seen_at_once(rgw: S3Server, prefix: str) -> 
 def test_missing_bucket_says_what_to_do(server: S3Server) -> None:
     store = server.store("p")
     store.bucket = store.requests.bucket = "no-such-bucket-of-clipperfs"
-    for call in (lambda: store.read("a", limit_bytes=9), lambda: store.create("a", b"1"), lambda: list(store.list("a"))):
+    for call in (
+        lambda: store.read("a", limit_bytes=9),
+        lambda: store.create("a", b"1"),
+        lambda: list(store.list("a")),
+    ):
         with pytest.raises(StorageUnavailable, match="create bucket no-such-bucket-of-clipperfs"):
             call()
 

@@ -7,6 +7,7 @@ A real S3 server whose conditional PUT is atomic across gateways. Needs root and
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -20,7 +21,8 @@ from pathlib import Path
 PROGRAMS = ("ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "ceph-authtool", "monmaptool")
 ACCESS_KEY = "clipperfs-test"
 SECRET_KEY = "clipperfs-test-secret"
-START_S = 120.0
+START_S = 90.0
+OSD_ATTEMPTS = 5
 
 
 class CannotStart(Exception):
@@ -75,8 +77,8 @@ class Ceph:
         osd = str(uuid.uuid4())
         self._run("ceph", "--connect-timeout", "60", "osd", "new", osd)
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
-        self._spawn("ceph-osd", "-f", "-i", "0")
         self._spawn("ceph-mgr", "-f", "-i", "x")
+        self._start_osd()
         keys = [f"--access-key={ACCESS_KEY}", f"--secret={SECRET_KEY}"]
         self._run("radosgw-admin", "user", "create", "--uid=tester", "--display-name=tester", *keys)
         for index in range(len(self._ports)):
@@ -122,6 +124,20 @@ class Ceph:
             lines += [f"[client.rgw{index}]", f"rgw frontends = beast endpoint=127.0.0.1:{port}"]
         (place / "ceph.conf").write_text("\n".join(lines) + "\n")
 
+    def _start_osd(self) -> None:
+        """Start the OSD; again when it ends at once, which it does when it asks the monitor before knowing its map."""
+        for _ in range(OSD_ATTEMPTS):
+            process = self._spawn("ceph-osd", "-f", "-i", "0")
+            ends_s = time.monotonic() + START_S / 2
+            while process.poll() is None and time.monotonic() < ends_s:
+                if json.loads(self._run("ceph", "--connect-timeout", "30", "osd", "stat", "-f", "json"))["num_up_osds"]:
+                    return
+                time.sleep(0.2)
+            self._processes.remove(process)
+            process.kill()
+            process.wait()
+        raise CannotStart(f"the OSD ended {OSD_ATTEMPTS} times")
+
     def _run(self, *command: str) -> None:
         done = subprocess.run(
             command,
@@ -134,12 +150,13 @@ class Ceph:
         )
         if done.returncode != 0:
             raise CannotStart(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-500:]}")
+        return done.stdout
 
-    def _spawn(self, *command: str) -> None:
-        with open(self._place / f"{len(self._processes)}.out", "wb") as output:
-            self._processes.append(
-                subprocess.Popen(command, cwd=self._place, env=self._environment, stdout=output, stderr=output)
-            )
+    def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
+        with open(self._place / f"{command[0]}.out", "ab") as output:
+            process = subprocess.Popen(command, cwd=self._place, env=self._environment, stdout=output, stderr=output)
+        self._processes.append(process)
+        return process
 
     def _await(self, address: str) -> None:
         ends_s = time.monotonic() + START_S

@@ -14,7 +14,7 @@ from clipperfs.store.s3_request import CallLimits
 from clipperfs.testing.fault_proxy import FaultProxy, Mode
 from tests.integration.servers.conftest import S3Server
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 QUICK = CallLimits(connect_s=1, silence_s=2, attempt_s=1.5, budget_s=4)
 

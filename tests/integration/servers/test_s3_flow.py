@@ -19,7 +19,7 @@ from clipperfs.errors import ActivationRefused
 from clipperfs.testing.fault_proxy import FaultProxy
 from tests.integration.servers.conftest import S3Server
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 FOLLOW_S = 30.0
 

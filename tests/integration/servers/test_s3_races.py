@@ -12,14 +12,13 @@ import pytest
 from clipperfs import Registry
 from tests.integration.servers.conftest import S3Server
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 RACERS, ROUNDS = 16, 50
 WRITERS, APPENDS = 8, 10
 HERE = Path(__file__).parent
 
 
-@pytest.mark.timeout(300)
 def test_one_of_sixteen_processes_wins_each_slot_through_two_gateways(rgw: S3Server, prefix: str) -> None:
     racers = [
         subprocess.Popen(
@@ -56,7 +55,6 @@ def test_one_of_sixteen_processes_wins_each_slot_through_two_gateways(rgw: S3Ser
     assert len(set(winners)) > 3, "the race was none: the same few always won"
 
 
-@pytest.mark.timeout(300)
 def test_racing_writers_lose_no_update_through_two_gateways(rgw: S3Server, prefix: str, tmp_path: Path) -> None:
     url = f"s3://{rgw.bucket}/{prefix}"
     with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,7 @@ from clipperfs.testing.fault_proxy import FaultProxy
 from clipperfs.testing.store_suite import StoreSuite
 from tests.integration.servers.conftest import S3Server
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 LARGE_BYTES = (17 << 20) + 12_345
 

@@ -45,6 +45,9 @@ LOG = logging.getLogger("clipperfs.serverd")
 THREADS = 8
 """For looks at the registry, fetches, adoptions and the status file; never more at once."""
 FRONTENDS_READY_S = 30.0
+LOG_LIMIT_BYTES = 64 * 1024 * 1024
+TRIM_S = 60.0
+"""How often the log's size is looked at."""
 
 
 class Controller:
@@ -116,6 +119,8 @@ class Controller:
         try:
             self._frontends.bind()
             self._admin_port = self._admin.bind(self.settings.admin_port)
+            if not self._frontends.is_loopback:
+                LOG.warning("queries are answered on %s: anybody who reaches it may ask", self.settings.host)
         except BaseException:
             self._frontends.kill()
             self._admin.close()
@@ -149,7 +154,9 @@ class Controller:
             socket_path = str(self._runtime / ADMIN_SOCKET)
             await self._admin.start(socket_path)
             self._state.write_daemon(self._document(socket_path))  # from here on handles find the daemon
-            self._spawn(self._supervisor.watch_pulse(), "pulse", vital=True)
+            self._spawn(self._supervisor.watch_pulse(), "replicas' pulse", vital=True)
+            self._spawn(self._frontends.watch_pulse(), "frontends' pulse", vital=True)
+            self._spawn(self._trim_log_for_ever(), "log", vital=True)
             self._spawn(self._reconcile_for_ever(), "reconcile", vital=True)
             if self.settings.lifeline_fd is not None:
                 asyncio.get_running_loop().add_reader(self.settings.lifeline_fd, self._take_lifeline)
@@ -411,6 +418,11 @@ class Controller:
             time=utc_now(),
             expires=expires_unix_s,
         )
+
+    async def _trim_log_for_ever(self) -> None:
+        while True:
+            self._state.trim_log(LOG_LIMIT_BYTES)
+            await asyncio.sleep(TRIM_S)
 
     def _document(self, socket_path: str) -> DaemonDocument:
         ticks = start_ticks(os.getpid())

@@ -42,8 +42,10 @@ from clipperfs.registry import Registry
 
 LOG = logging.getLogger("clipperfs.serverd")
 
-THREADS = 8
-"""For looks at the registry, fetches, adoptions and the status file; never more at once."""
+LOOK_THREADS = 3
+"""For looks at the registry, the status file and the snapshot: short work, which never waits behind a long fetch."""
+FETCH_THREADS = 4
+"""For fetching and verifying versions, and for adopting copies."""
 FRONTENDS_READY_S = 30.0
 LOG_LIMIT_BYTES = 64 * 1024 * 1024
 TRIM_S = 60.0
@@ -82,7 +84,8 @@ class Controller:
         self._drain_s = settings.drain_s
         self._stop_now = asyncio.Event()
         self._is_stopping = False
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="registry")
+        self._executor = ThreadPoolExecutor(LOOK_THREADS, thread_name_prefix="look")
+        self._slow_executor = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._events = Events()
         self._memory = Memory(state, self._events, settings.models, asyncio.get_running_loop().time)
         self._herald = Herald(
@@ -135,7 +138,8 @@ class Controller:
         except* ClipperfsError as group:
             raise group.exceptions[0] from None
         finally:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            for executor in (self._executor, self._slow_executor):
+                executor.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self) -> None:
         self._supervisor = Supervisor(str(self._runtime), lambda replica: self._fleet.take_exit(replica))
@@ -143,7 +147,7 @@ class Controller:
             workspace=self._registry.workspace,
             supervisor=self._supervisor,
             frontends=self._frontends,
-            executor=self._executor,
+            executor=self._slow_executor,
             events=self._events,
             log_dir=self._state.replica_logs,
             endpoints=endpoints_of(str(self._runtime), self.settings.frontend_count),
@@ -177,6 +181,7 @@ class Controller:
             reader,
             self._adopter,
             self._executor,
+            self._slow_executor,
             self._events,
             models=self.settings.models,
             poll_s=self.settings.poll_s,

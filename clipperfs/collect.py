@@ -152,7 +152,7 @@ def _collect_stagings(workspace: Workspace, model: ModelName, now: float, report
 
 def _collect_claims(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
     """Remove the claims that writers left behind who died between two system calls, wherever a file can be created."""
-    places = [layout.CHANGES, layout.REPLICAS]
+    places: list[str] = [layout.CHANGES, layout.REPLICAS]
     for kind in (layout.MODELS, layout.APPS):
         for entry in workspace.store.list(kind):
             if entry.kind == "folder" and name_problem(entry.name) is None:

@@ -82,6 +82,22 @@ def test_frames_that_mean_nothing_are_dropped_and_counted(rig: Rig, behaviour: s
     for value in range(20):
         assert predict(rig, {"input": [value]}).json["output"] == [float(value)]
     wait_for(lambda: rig.metrics()["dropped_messages"] >= 20)
+    version = rig.metrics()["versions"][0]
+    assert (version["batches"], version["late"], version["failed_batches"]) == (20, 0, 0)
+
+
+def test_replica_cannot_answer_for_another(rig: Rig) -> None:
+    honest = rig.start_peer("slow:300")
+    rig.serve(honest, slo_ms=3000)
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(predict(rig, {"input": [7]})))
+    thread.start()
+    wait_for(lambda: rig.metrics()["queues"][0]["in_flight"] == 1)
+    rig.serve(honest, rig.start_peer("guess"), slo_ms=3000)
+    assert predict(rig, {"input": [8]}).json["output"] == [8.0]
+    thread.join(5)
+    assert answers[0].json["output"] == [7.0]
+    assert rig.metrics()["dropped_messages"] == 1
 
 
 @pytest.mark.parametrize("behaviour", ["short", "lying", "empty", "fault"])

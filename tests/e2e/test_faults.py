@@ -62,13 +62,16 @@ def test_killed_frontend_comes_back_on_its_port_and_refuses_nobody(rig: Rig) -> 
         assert daemon.status()["frontends"][0]["pid"] != frontend["pid"]
 
 
-def test_killed_frontend_under_load_cuts_its_connections_once_and_refuses_nobody(rig: Rig) -> None:
+@pytest.mark.parametrize(("frontends", "reconnect"), [(1, True), (2, False)])
+def test_killed_frontend_under_load_cuts_its_connections_once_and_refuses_nobody(
+    rig: Rig, frontends: int, reconnect: bool
+) -> None:
     rig.publish("1")
-    with rig.running(frontends=2) as daemon, Load(rig, connections=6) as load:
-        victim = daemon.status()["frontends"][1]["pid"]
+    with rig.running(frontends=frontends) as daemon, Load(rig, connections=6, reconnect=reconnect) as load:
+        victim = daemon.status()["frontends"][-1]["pid"]
         os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: daemon.status()["frontends"][1]["pid"] not in (None, victim))
-        wait_for(lambda: daemon.status()["frontends"][1]["state"] == "ready")
+        wait_for(lambda: daemon.status()["frontends"][-1]["pid"] not in (None, victim))
+        wait_for(lambda: daemon.status()["frontends"][-1]["state"] == "ready")
     assert len(load.failures) <= 6
     assert all(one.startswith(("RemoteDisconnected", "ConnectionReset", "BrokenPipe")) for one in load.failures)
 

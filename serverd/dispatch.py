@@ -26,6 +26,7 @@ SMOOTHING: Final = 0.2
 """The weight of a new measurement of a version's predict time."""
 HANG_CHECK_S: Final = 0.25
 REACH_AGAIN_S: Final = 0.02
+HELLO_START: Final = wire.pack_header(wire.HELLO, wire.MAJOR, wire.MINOR, 0)[:-1]
 
 
 class Dispatcher:
@@ -182,7 +183,8 @@ class Dispatcher:
         """Take in one message of a replica."""
         replica = self._replicas.get(identity)
         if replica is None:
-            self._counters.dropped_messages += bool(frames[0])  # a probe may come before the table
+            if frames[0] and not frames[0].startswith(HELLO_START):  # a replica may connect before the table names it
+                self._counters.dropped_messages += 1
             return
         replica.has_spoken = True
         if not replica.is_reachable:

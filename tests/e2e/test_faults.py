@@ -120,6 +120,8 @@ def test_registry_that_disappears_while_serving_changes_nothing_also_across_a_re
         assert rig.ask()["version"] == "1"
         assert daemon.status()["degraded"]
         assert "clipperfs_registry_reachable 0.0" in daemon.metrics()
+        with pytest.raises(NotFound, match="no registry"):
+            daemon.reload()
     assert load.failures == []
     with rig.running() as daemon:
         assert rig.ask()["version"] == "1"

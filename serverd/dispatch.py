@@ -295,12 +295,16 @@ class Dispatcher:
             return
         del self.versions[version.route.key]
         for replica in version.replicas:
-            self._replicas.pop(replica.identity, None)
+            self._drop_replica(replica)
         for number in [number for number, batch in self._batches.items() if batch.version is version]:
             del self._batches[number]
         if version.delay_timer is not None:
             version.delay_timer.cancel()
         self._on_released(version.route.key)
+
+    def _drop_replica(self, replica: Replica) -> None:
+        if self._replicas.get(replica.identity) is replica:  # else another load has taken the process over
+            del self._replicas[replica.identity]
 
     def _arm(self, deadline: float) -> None:
         if self._timer is not None:
@@ -372,7 +376,7 @@ class Dispatcher:
                 replica = self._replicas[key] = Replica(key, version)
                 version.replicas.append(replica)
         for replica in gone:
-            del self._replicas[replica.identity]
+            self._drop_replica(replica)
             for number in [number for number, batch in self._batches.items() if batch.replica is replica]:
                 self._retry_lost(self._batches.pop(number))
         if not version.replicas:

@@ -261,6 +261,17 @@ def test_batch_of_inputs_leases_one_version_across_a_switch(rig: Rig) -> None:
     rig.wait_released("key-a")
 
 
+def test_idle_version_is_released_with_the_table_that_drops_it(rig: Rig) -> None:
+    peer = rig.start_peer()
+    rig.serve(peer, key="old")
+    predict(rig, {"input": [1]})
+    rig.serve(peer, key="new")
+    assert rig.released == ["old"]
+    assert predict(rig, {"input": [2]}).json["output"] == [2.0]
+    rig.route({}, {})
+    assert rig.released == ["old", "new"]
+
+
 def test_version_that_never_answers_is_released_when_its_queries_have_expired(rig: Rig) -> None:
     silent, other = rig.start_peer("silent"), rig.start_peer()
     rig.serve(silent, slo_ms=800, key="old")

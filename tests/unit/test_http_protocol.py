@@ -264,6 +264,16 @@ def test_head_over_the_limit_is_refused(raw: bytes, piece: int) -> None:
     assert site.asked == []
 
 
+def test_many_requests_in_one_piece_are_not_a_large_head() -> None:
+    site = Site(header_bytes=1000, pipeline=10_000)
+    connection, transport = site.connect()
+    for _ in range(3):
+        connection.data_received(GET[10:] * (len(site.asked) > 0) + GET * 500 + GET[:10])
+    connection.data_received(GET[10:])
+    assert statuses(transport.written) == [200] * len(site.asked)
+    assert len(site.asked) > 1500
+
+
 def test_body_over_the_limit_is_refused_before_it_is_read() -> None:
     site = Site(body_bytes=100)
     connection, transport = site.connect()

@@ -47,7 +47,6 @@ class HttpConnection(asyncio.Protocol):
         "can_repeat",
         "expects",
         "first",
-        "has_begun",
         "header_bytes",
         "headers",
         "heads_left",
@@ -89,7 +88,7 @@ class HttpConnection(asyncio.Protocol):
         """The head that may be repeated, up to the digits of Content-Length; ``known_suffix`` is what follows them."""
         self.known_suffix = self.known_target = b""
         self.heads_left = HEADS_LEARNED
-        self.can_repeat = self.expects = self.has_begun = False
+        self.can_repeat = self.expects = False
 
     # -- the transport's calls
 
@@ -154,7 +153,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         was_idle = self.phase == IDLE
-        self.has_begun = False
+        requests = self.server.requests
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -166,7 +165,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(400, f"the request is not valid HTTP: {error}")
         else:
             if self.phase == HEAD:
-                if not self.has_begun:  # else the data may hold other requests before this head
+                if self.server.requests == requests:  # else other requests came before this head
                     self.header_bytes += len(data)
                 if self.header_bytes > 2 * self.limits.header_bytes:
                     self._refuse(431, f"the head is larger than {self.limits.header_bytes} bytes")
@@ -190,7 +189,6 @@ class HttpConnection(asyncio.Protocol):
         self.target = self.body = b""
         self.body_bytes = self.header_bytes = self.headers = 0
         self.can_repeat = self.expects = False
-        self.has_begun = True
 
     def on_url(self, target: bytes) -> None:
         """A piece of the request target has come."""

@@ -19,19 +19,18 @@ from typing import Any
 from clipperfs.serverd import control
 from clipperfs.serverd.admin import AdminServer
 from clipperfs.serverd.adopter import Adopter
-from clipperfs.serverd.desired import ACTIVE
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.fleet import Fleet, endpoints_of
 from clipperfs.serverd.frontends import FrontendPool
 from clipperfs.serverd.herald import Herald
 from clipperfs.serverd.memory import Memory
 from clipperfs.serverd.metrics import render
+from clipperfs.serverd.progress import Progress
 from clipperfs.serverd.reader import Look, RegistryReader
 from clipperfs.serverd.settings import DaemonSettings
 from clipperfs.serverd.statedir import StateDir, make_runtime_dir
 from clipperfs.serverd.status import describe, failed_versions, replica_status
 from clipperfs.serverd.supervisor import Supervisor
-from clipperfs.serverd.table import build_table
 from clipperfs.serverd.watcher import Watcher
 
 import clipperfs
@@ -63,7 +62,6 @@ class Controller:
 
     def __init__(self, settings: DaemonSettings, state: StateDir, tell_starter: Any) -> None:
         self.settings = settings
-        self.is_ready = False
         host = socket.gethostname()
         self.name = settings.name or _daemon_name(host, settings)
         self._host = host
@@ -74,12 +72,9 @@ class Controller:
         )
         self._runtime = runtime_dir(state.path)
         self._started = utc_now()
-        self._applied: dict[str, int] = {}
-        self._epoch = 0
         self._admin_port: int | None = None
         self._tasks: asyncio.TaskGroup
         self._changed = asyncio.Event()
-        self._settled = asyncio.Condition()
         self._stop_asked = asyncio.Event()
         self._drain_s = settings.drain_s
         self._stop_now = asyncio.Event()
@@ -154,6 +149,7 @@ class Controller:
             spawn_task=self._spawn,
             on_change=self._changed.set,
         )
+        self._progress = Progress(self._fleet, self._frontends, lambda: dict(self._adopter.refusals))
         try:
             socket_path = str(self._runtime / ADMIN_SOCKET)
             await self._admin.start(socket_path)
@@ -203,27 +199,21 @@ class Controller:
 
     async def _announce_ready(self) -> None:
         """Tell the starter when the daemon is ready, and every frontend that it accepts."""
+        if not await self._progress.until(lambda: self._frontends.are_ready, FRONTENDS_READY_S):
+            raise DaemonStartFailed("the frontends did not get ready", hint="the daemon's log says why")
         told: set[str] = set()
-        async with asyncio.timeout(None) as limit:
-            limit.reschedule(asyncio.get_running_loop().time() + FRONTENDS_READY_S)
-            try:
-                while not self._frontends.are_ready:
-                    await self._wait_settled()
-            except TimeoutError:
-                raise DaemonStartFailed("the frontends did not get ready; see the daemon's log") from None
-            limit.reschedule(None)
-            while True:
-                waiting = [name for name in self._fleet.desired.models if not self._fleet.is_settled(name)]
-                if not waiting:
-                    break
-                for name in sorted(set(waiting) - told):
-                    self._tell_starter({"state": "loading", "model": name})
-                told.update(waiting)
-                await self._wait_settled()
-        self.is_ready = True
+
+        def is_loaded() -> bool:
+            waiting = self._progress.unsettled()
+            for name in sorted(set(waiting) - told):
+                self._tell_starter({"state": "loading", "model": name})
+            told.update(waiting)
+            return not waiting
+
+        await self._progress.until(is_loaded)
+        self._progress.is_ready = True
         self._changed.set()
-        while not self._frontends.has_applied(self._epoch) or not self._frontends.table.accepting:
-            await self._wait_settled()
+        await self._progress.until(lambda: self._frontends.table.accepting and self._progress.is_routed())
         self._events.tell("daemon ready", pid=os.getpid(), port=self._frontends.port, admin_port=self._admin_port)
         self._tell_starter(
             {
@@ -238,7 +228,7 @@ class Controller:
     async def _end(self) -> None:
         """Drain: readiness fails, the frontends finish, the replicas stop. A second signal cuts it short."""
         self._is_stopping = True
-        self.is_ready = False
+        self._progress.is_ready = False
         self._fleet.close()
         self._events.tell("daemon stopping", drain_s=self._drain_s)
         draining = asyncio.ensure_future(self._drain())
@@ -259,7 +249,7 @@ class Controller:
             os.rmdir(self._runtime)
 
     async def _drain(self) -> None:
-        self._publish()
+        self._progress.publish()
         await self._frontends.drain(self._drain_s)
         await self._herald.withdraw()
 
@@ -288,40 +278,10 @@ class Controller:
             if self._is_stopping:
                 return
             wake_s = self._fleet.reconcile(self._loop_time())
-            self._publish()
-            self._note_applied()
-            async with self._settled:
-                self._settled.notify_all()
-
-    def _publish(self) -> None:
-        """Send the frontends a new table if it differs from the last one, or if somebody waits for one."""
-        table = build_table(
-            self._fleet.desired,
-            [one.view() for one in self._fleet.holdings.values()],
-            self._fleet.serving,
-            {key: hook for key, (hook, _) in dict(self._adopter.refusals).items() if hook},
-            epoch=self._epoch + 1,
-            accepting=self.is_ready,
-        )
-        before = self._frontends.table
-        is_same = (table.apps, table.models, table.accepting) == (before.apps, before.models, before.accepting)
-        if is_same and self._epoch and self._fleet.needs_epoch <= self._epoch:
-            return
-        self._epoch += 1
-        for one in self._fleet.holdings.values():
-            one.was_routed = one.was_routed or one.phase in ("loading", "ready")
-        self._frontends.publish(table)
-
-    def _note_applied(self) -> None:
-        """Note which records are in effect, and have the status in the registry say so."""
-        for name, wanted in self._fleet.desired.models.items():
-            if self._applied.get(name) == wanted.seq or not self._fleet.is_settled(name):
-                continue
-            active = self._fleet.answering(name)
-            load = wanted.names.get(ACTIVE)
-            if load is None or (active is not None and active.wanted.load == load):
-                self._applied[name] = wanted.seq
-        self._herald.tell_soon()
+            self._progress.publish()
+            self._progress.note_applied()
+            self._herald.tell_soon()
+            await self._progress.tell()
 
     def _take_replica_word(self, kind: str, identity: str, message: control.Message) -> None:
         if kind == control.HANG:
@@ -330,6 +290,11 @@ class Controller:
             LOG.warning("a frontend cannot reach replica %s", replica.label)
 
     # What people ask (the admin interface)
+
+    @property
+    def is_ready(self) -> bool:
+        """Say whether the daemon is ready."""
+        return self._progress.is_ready
 
     def status(self) -> dict[str, Any]:
         """Return the status document."""
@@ -344,14 +309,14 @@ class Controller:
             "state_dir": str(self._state.path),
             "ready": self.is_ready,
             "stopping": self._is_stopping,
-            "epoch": self._epoch,
+            "epoch": self._progress.epoch,
         }
         return describe(
             daemon,
             self._memory.describe(self.settings.registry, following=self._watcher.follows),
             self._frontends,
             self._fleet,
-            self._applied,
+            self._progress.applied,
             dict(self._adopter.refusals),
         )
 
@@ -377,8 +342,9 @@ class Controller:
         for name in names:
             self._memory.try_again(name)
         self._want()
-        while not all(self._fleet.is_settled(name) for name in names) and not self._is_stopping:
-            await self._wait_settled()
+        mine = set(names)
+        await self._progress.until(lambda: self._is_stopping or not mine.intersection(self._progress.unsettled()))
+        await self._progress.until(lambda: self._is_stopping or self._progress.is_routed())
         after = self._answering()
         changes = [
             {"model": name, "alias": alias or None, "from": before.get((name, alias)), "to": after.get((name, alias))}
@@ -415,7 +381,7 @@ class Controller:
     def _replica_status(self, expires_unix_s: float) -> ReplicaStatus:
         return replica_status(
             self._fleet,
-            self._applied,
+            self._progress.applied,
             name=self.name,
             host=self._host,
             pid=os.getpid(),
@@ -454,12 +420,6 @@ class Controller:
             await work
         except Exception:
             LOG.exception("task %r failed", name)
-
-    async def _wait_settled(self) -> None:
-        async with self._settled:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await self._settled.wait()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do some work; say whether it was done before somebody wanted the daemon to end."""

@@ -111,6 +111,7 @@ def test_without_watching_nothing_is_followed_until_reload_and_watch(rig: Rig) -
         assert daemon.status()["models"]["m"]["active"] == "1"
         assert daemon.status()["registry"]["following"] is False
         assert daemon.reload("m")["changes"] == [{"model": "m", "alias": None, "from": "1", "to": "2"}]
+        assert rig.ask()["version"] == "2"  # the very next query: reload returns when every frontend has the new table
         assert daemon.reload()["changes"] == []
         rig.publish("3")
         time.sleep(0.4)

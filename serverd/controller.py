@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import signal
 import socket
 from collections.abc import Coroutine
@@ -27,10 +26,11 @@ from clipperfs.serverd.memory import Memory
 from clipperfs.serverd.metrics import render
 from clipperfs.serverd.progress import Progress
 from clipperfs.serverd.reader import Look, RegistryReader
-from clipperfs.serverd.settings import DaemonSettings
+from clipperfs.serverd.settings import DaemonSettings, default_name
 from clipperfs.serverd.statedir import StateDir, make_runtime_dir
 from clipperfs.serverd.status import describe, failed_versions, replica_status
 from clipperfs.serverd.supervisor import Supervisor
+from clipperfs.serverd.upkeep import Upkeep
 from clipperfs.serverd.watcher import Watcher
 
 import clipperfs
@@ -46,9 +46,6 @@ LOOK_THREADS = 3
 FETCH_THREADS = 4
 """For fetching and verifying versions, and for adopting copies."""
 FRONTENDS_READY_S = 30.0
-LOG_LIMIT_BYTES = 64 * 1024 * 1024
-TRIM_S = 60.0
-"""How often the log's size is looked at."""
 
 
 class Controller:
@@ -63,7 +60,7 @@ class Controller:
     def __init__(self, settings: DaemonSettings, state: StateDir, tell_starter: Any) -> None:
         self.settings = settings
         host = socket.gethostname()
-        self.name = settings.name or _daemon_name(host, settings)
+        self.name = settings.name or default_name(host, settings)
         self._host = host
         self._state = state
         self._tell_starter = tell_starter
@@ -156,7 +153,8 @@ class Controller:
             self._state.write_daemon(self._document(socket_path))  # from here on handles find the daemon
             self._spawn(self._supervisor.watch_pulse(), "replicas' pulse", vital=True)
             self._spawn(self._frontends.watch_pulse(), "frontends' pulse", vital=True)
-            self._spawn(self._trim_log_for_ever(), "log", vital=True)
+            upkeep = Upkeep(self._state, self._registry.workspace, self._slow_executor, self.settings.cache_limit_bytes)
+            self._spawn(upkeep.run(), "upkeep")
             self._spawn(self._reconcile_for_ever(), "reconcile", vital=True)
             if self.settings.lifeline_fd is not None:
                 asyncio.get_running_loop().add_reader(self.settings.lifeline_fd, self._take_lifeline)
@@ -390,11 +388,6 @@ class Controller:
             expires=expires_unix_s,
         )
 
-    async def _trim_log_for_ever(self) -> None:
-        while True:
-            self._state.trim_log(LOG_LIMIT_BYTES)
-            await asyncio.sleep(TRIM_S)
-
     def _document(self, socket_path: str) -> DaemonDocument:
         ticks = start_ticks(os.getpid())
         assert ticks is not None
@@ -452,10 +445,3 @@ class Controller:
 
 class _Done(Exception):
     """The daemon has ended as it should."""
-
-
-def _daemon_name(host: str, settings: DaemonSettings) -> str:
-    """Return a name for the daemon that follows the grammar and differs for each state folder of a host."""
-    tag = runtime_dir(settings.state_dir).name.rpartition("-")[2]
-    bare = re.sub(r"[^a-z0-9-]+", "-", host.lower()).strip("-")[:50] or "host"
-    return f"{bare}-{tag}"

@@ -21,10 +21,11 @@ from clipperfs.limits import LIMITS
 from clipperfs.names import name_problem
 from clipperfs.workspace import Workspace, read_registry_document
 
-PROBED_SUBJECTS = 256
-"""Up to this many ledgers are asked for their next slot at every look; beyond, hints and full sweeps must do."""
+PROBED_SUBJECTS = 32
+"""Up to this many ledgers are asked for their next slot at every look; beyond, hints and full sweeps must do: the cost
+of a look is bounded, whatever the registry holds."""
 PROBED_AT_ONCE = 4
-"""So many, in turn, where every look costs a request over a network: a look's price must not grow with the registry."""
+"""So many, in turn, where each look goes over a network: hints may be lost, and every question costs a request."""
 
 AnyHead: TypeAlias = Head[ModelRecord] | Head[AppRecord]
 
@@ -76,10 +77,9 @@ class RegistryReader:
                 hint="if that is meant, stop the daemon and start it with a new state folder",
             )
         self._registry_id = document.registry_id
-        is_remote = not self.workspace.store.capabilities.native_events
         hinted, last_hint = self._read_hints(full)
-        subjects = self._subjects() if full or not is_remote else sorted({*self._heads, *hinted}, key=str)
-        probed = self._probed(subjects, is_remote)
+        subjects = sorted(filter(self._serves, {*(self._subjects() if full else hinted), *self._known()}), key=str)
+        probed = self._probed(subjects)
         changed = []
         for subject in subjects:
             known = self._heads.get(subject)
@@ -89,8 +89,6 @@ class RegistryReader:
             if is_due and self._follow(subject):
                 changed.append(subject)
         self._last_hint = last_hint  # not before: a look that fails half-way reads its hints again
-        if full:
-            self._miss(subjects)
         return self._look(changed)
 
     def _look(self, changed: list[Subject]) -> Look:
@@ -102,24 +100,26 @@ class RegistryReader:
             alarms=dict(self._alarms),
         )
 
-    def _subjects(self) -> list[Subject]:
-        """Return every ledger there is, and those known that are not there any more."""
-        found = [
-            Subject("model", name) for name in self._names(layout.MODELS) if self._only is None or name in self._only
-        ]
-        found += [Subject("app", name) for name in self._names(layout.APPS)]
-        return sorted({*found, *self._heads}, key=str)
+    def _subjects(self) -> set[Subject]:
+        """Return every ledger there is: the more there are, the more it costs."""
+        models = {Subject("model", name) for name in self._names(layout.MODELS)}
+        return models | {Subject("app", name) for name in self._names(layout.APPS)}
 
-    def _is_followed(self, subject: Subject) -> bool:
+    def _known(self) -> set[Subject]:
+        """Return every ledger that this daemon has followed, now or in an earlier life."""
+        parted = (name.partition("/") for name in self._remembered)
+        return {*self._heads, *(Subject("app" if kind == "app" else "model", name) for kind, _, name in parted)}
+
+    def _serves(self, subject: Subject) -> bool:
         return subject.kind == "app" or self._only is None or subject.name in self._only
 
     def _names(self, prefix: str) -> list[str]:
         entries = self.workspace.store.list(prefix)
         return [entry.name for entry in entries if entry.kind == "folder" and name_problem(entry.name) is None]
 
-    def _probed(self, subjects: list[Subject], is_remote: bool) -> frozenset[Subject]:
+    def _probed(self, subjects: list[Subject]) -> frozenset[Subject]:
         """Return the ledgers to ask for their next slot, because a hint may be lost."""
-        if not is_remote:
+        if self.workspace.store.capabilities.native_events:
             return frozenset(subjects if len(subjects) <= PROBED_SUBJECTS else ())
         start, self._turn = self._turn, self._turn + PROBED_AT_ONCE
         return frozenset(subjects[(start + step) % len(subjects)] for step in range(PROBED_AT_ONCE) if subjects)
@@ -141,7 +141,7 @@ class RegistryReader:
                 hint = parse_document(ChangeHint, data or b"", limit_bytes=LIMITS.hint_bytes)
             except (InvalidDocument, StoredDataError):
                 continue
-            if name_problem(hint.name) is None and self._is_followed(Subject(hint.kind, hint.name)):
+            if name_problem(hint.name) is None:
                 hinted.add(Subject(hint.kind, hint.name))
         return hinted, last
 
@@ -194,15 +194,6 @@ class RegistryReader:
             self._alarms.pop("heads.json", None)
         except StorageError as error:  # a full disk must not stop what is served from following
             self._alarms["heads.json"] = f"what was followed cannot be remembered: {error.message}"
-
-    def _miss(self, subjects: list[Subject]) -> None:
-        """Raise alarms for remembered ledgers of which nothing is there."""
-        there = {f"{subject.kind}/{subject.name}" for subject in subjects}
-        for name, (seq, _) in self._remembered.items():
-            kind, _, bare = name.partition("/")
-            if name not in there and (kind == "app" or self._only is None or bare in self._only):
-                noun = "model" if kind == "model" else "application"
-                self._alarms[f"{noun} {bare}"] = f"its log is gone; it had {seq} records"
 
 
 def _read_memory(state: StateDir) -> tuple[str | None, dict[str, tuple[int, str]]]:

@@ -234,3 +234,21 @@ def test_new_model_over_a_network_is_found_by_its_hint(tmp_path: Path) -> None:
     reader.look(full=True)
     registry.policy("m", {"replicas": 2})
     assert "m" in reader.look(full=False).models
+
+
+def test_cost_of_a_look_does_not_grow_with_the_number_of_models(registry: Registry, state: StateDir) -> None:
+    counting = FaultStore(registry.store)
+    mine = registry.workspace
+    reader = RegistryReader(Workspace(counting, mine.cache, mine.actor), state, None)
+    costs = []
+    for count in (40, 80):
+        for number in range(count):
+            registry.policy(f"m{number}", {"replicas": 2})
+        reader.look(full=True)
+        reader.look(full=False)
+        counting.calls.clear()
+        assert reader.look(full=False).changed == ()
+        costs.append(len(counting.calls))
+    assert costs == [2, 2], "registry.json and one listing of the hints"
+    registry.policy("m7", {"replicas": 3})
+    assert [str(subject) for subject in reader.look(full=False).changed] == ["model m7"]

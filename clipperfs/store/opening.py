@@ -7,7 +7,7 @@ import os
 from clipperfs.errors import InvalidSetting
 from clipperfs.store.base import Store
 
-WRITABLE_SCHEMES = ("file", "memory")
+WRITABLE_SCHEMES = ("file", "hdfs", "memory", "webhdfs")
 
 
 def canonical_url(url: str | os.PathLike[str]) -> str:
@@ -30,9 +30,11 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
         return "file://" + os.path.abspath(rest)
     if scheme == "memory":
         return f"memory://{rest.strip('/') or 'default'}"
+    if scheme in ("hdfs", "webhdfs"):
+        return _hdfs_address(scheme, rest)
     raise InvalidSetting(
         f"no store class for {scheme}:// in this release",
-        hint=f"registries live on a local filesystem for now; known: {', '.join(WRITABLE_SCHEMES)}",
+        hint=f"registries live on a local filesystem or on HDFS for now; known: {', '.join(WRITABLE_SCHEMES)}",
         scheme=scheme,
     )
 
@@ -45,6 +47,22 @@ def open_store(url: str | os.PathLike[str]) -> Store:
         from clipperfs.store.memory import memory_store
 
         return memory_store(rest)
+    if scheme in ("hdfs", "webhdfs"):
+        from clipperfs.store.hdfs import hdfs_store
+
+        return hdfs_store(address)
     from clipperfs.store.local import LocalStore
 
     return LocalStore(rest)
+
+
+def _hdfs_address(scheme: str, rest: str) -> str:
+    place, _, path = rest.partition("/")
+    if not place or "@" in place or "?" in rest or "#" in rest:
+        raise InvalidSetting(
+            f"{scheme}://{rest} is not an address of a folder on HDFS",
+            hint="hdfs://HOST:PORT/path or hdfs://NAMESERVICE/path or webhdfs://HOST:PORT/path; "
+            "the user is that of HADOOP_USER_NAME",
+        )
+    folder = os.path.normpath(f"/{path}").lstrip("/")
+    return f"{scheme}://{place}/{folder}"

@@ -24,16 +24,19 @@ INSTALLED := $(VENV)/.installed-$(FINGERPRINT)
 # not the import hook of an editable install.
 TREE := $(VENV)/tree
 
-.PHONY: help demo test check lint bench clean tree format
+.PHONY: help demo test test-integration check lint bench clean tree format
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED)  ## Run the main job: publish, serve, switch under load, refuse, roll back.
 	$(BIN)/clipperfs demo
 
 test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. Under ten minutes on two cores.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
+
+test-integration: $(INSTALLED)  ## Run the tests that start real storage servers; those that cannot start are skipped and counted.
+	$(BIN)/python -m pytest -m servers $(PYTEST_ARGS) tests/integration/servers
 
 check: lint  ## Run what a change must pass before it is shown: lint, then unit, property and spec tests. Under two minutes.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/property tests/spec

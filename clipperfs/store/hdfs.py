@@ -1,9 +1,9 @@
 """A registry on HDFS: exclusive creation by a temporary file and a rename that refuses an existing target.
 
 The NameNode carries out a rename in one step and one after the other, so of many writers one wins and no reader sees
-part of a file. ``mkdirs`` cannot serve as a claim (it is idempotent), nor ``create(overwrite=false)`` (it shows an empty
-file), nor the older ``rename`` (it moves a folder *into* an existing one and says true); all measured. Source of the
-claim: ``registry_layout.md`` §3.1.
+part of a file. ``mkdirs`` cannot serve as a claim (it is idempotent), nor ``create(overwrite=false)`` (it shows an
+empty file), nor the older ``rename`` (it moves a folder *into* an existing one and says true); all measured. Source of
+the claim: ``registry_layout.md`` §3.1.
 """
 
 from __future__ import annotations

@@ -87,11 +87,12 @@ class RpcClient:
             parts = urlsplit(self._url)
             settings = {}
             if parts.port is not None:  # else a nameservice, whose addresses only Hadoop's settings know
+                place = f"{parts.hostname}:{parts.port}"
                 try:
                     socket.create_connection((parts.hostname or "", parts.port), timeout=REACH_S).close()
                 except OSError as error:
                     raise StorageUnavailable(
-                        f"cannot {what}: no NameNode answers at {parts.hostname}:{parts.port} ({error.strerror or error})",
+                        f"cannot {what}: no NameNode answers at {place} ({error.strerror or error})",
                         hint="check the address (the RPC port, often 8020 or 9000) and that the NameNode is up",
                     ) from error
                 settings = {"dfs.client.failover.max.attempts": ATTEMPTS}

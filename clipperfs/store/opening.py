@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 
 from clipperfs.errors import InvalidSetting
 from clipperfs.store.base import Store
 
 WRITABLE_SCHEMES = ("file", "hdfs", "memory", "webhdfs")
+_HDFS_PLACE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 
 
 def canonical_url(url: str | os.PathLike[str]) -> str:
@@ -58,10 +60,11 @@ def open_store(url: str | os.PathLike[str]) -> Store:
 
 def _hdfs_address(scheme: str, rest: str) -> str:
     place, _, path = rest.partition("/")
-    if not place or "@" in place or "?" in rest or "#" in rest:
+    needs_port = scheme == "webhdfs"
+    if _HDFS_PLACE.fullmatch(place) is None or (needs_port and ":" not in place) or "?" in rest or "#" in rest:
         raise InvalidSetting(
-            f"{scheme}://{rest} is not an address of a folder on HDFS",
-            hint="hdfs://HOST:PORT/path or hdfs://NAMESERVICE/path or webhdfs://HOST:PORT/path; "
+            f"{scheme}://{rest} is not the address of a folder on HDFS",
+            hint="give hdfs://HOST:PORT/path, hdfs://NAMESERVICE/path or webhdfs://HOST:PORT/path; "
             "the user is that of HADOOP_USER_NAME",
         )
     folder = os.path.normpath(f"/{path}").lstrip("/")

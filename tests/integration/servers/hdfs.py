@@ -158,9 +158,9 @@ def _hadoop_jars() -> list[Path]:
     if not goal.is_dir():
         with tempfile.TemporaryDirectory(prefix="clipperfs-hadoop-") as folder:
             fetched = Path(folder)
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
             _run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
-                + ["--dest", folder, PYSPARK],
+                [*pip, "--no-binary", ":all:", "--dest", folder, PYSPARK],
                 "the source package of pyspark 2.4.8 (220 MB) cannot be had from PyPI",
             )
             [package] = fetched.glob("pyspark-*.tar.gz")

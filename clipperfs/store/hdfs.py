@@ -237,7 +237,9 @@ class HdfsStore:
         if found is None or found.size_bytes != size_bytes:
             there = "nothing" if found is None else f"{found.size_bytes} bytes"
             raise StorageUnavailable(
-                f"cannot write {path}: of {size_bytes} bytes, {there} arrived", hint="run the command again"
+                f"cannot write {path}: of {size_bytes} bytes, {there} arrived",
+                hint="run the command again; if it fails in the same way, look for a quota or a full DataNode "
+                "(WebHDFS answers that all is well to a write that a quota has cut)",
             )
 
 

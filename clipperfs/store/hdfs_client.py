@@ -140,6 +140,7 @@ def within(deadline_s: float, what: str, call: Callable[[], T]) -> T:
 
 
 _LACKED = re.compile(r"user=(?P<user>[^,]*), access=(?P<right>\w+)")
+_QUOTA = re.compile(r"The (DiskSpace|NameSpace) quota ")
 _AWAY = ("SafeModeException", "StandbyException", "RetriableException", "NotReplicatedYetException")
 
 
@@ -158,11 +159,11 @@ def refusal(java_class: str, message: str, what: str) -> OSError | StorageError:
         lacked = _LACKED.search(text)
         right = f"user {lacked['user']} lacks the right to {lacked['right']}" if lacked else "this user lacks the right"
         return StorageDenied(problem, hint=f"{right}; ask the registry's owner for it", java_class=name)
-    if name.endswith("QuotaExceededException"):
+    if name.endswith("QuotaExceededException") or _QUOTA.search(text):
         return StorageFull(
             problem, hint="raise the quota or make room, then run the command again; nothing was lost", java_class=name
         )
-    if name in _AWAY:
+    if name in _AWAY or "in safe mode" in text:
         return StorageUnavailable(problem, hint="wait until the NameNode takes changes again", java_class=name)
     if "could only be replicated to" in text or "could only be written to" in text:
         return StorageUnavailable(

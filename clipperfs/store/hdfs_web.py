@@ -59,6 +59,7 @@ class WebClient:
 
     def write(self, path: str, pieces: Iterable[bytes], *, mode: int, overwrite: bool) -> None:
         what = f"write {path}"
+        _require_plain(path, what)
         flag = "true" if overwrite else "false"
 
         def send() -> None:
@@ -95,6 +96,7 @@ class WebClient:
 
     def open(self, path: str) -> HdfsStream:
         what = f"read {path}"
+        _require_plain(path, what)
         answer = self._call(what, lambda: self._client._open(path))
 
         def pull(size: int) -> bytes:
@@ -120,6 +122,14 @@ class WebClient:
     def _call(self, what: str, call: Callable[[], T]) -> T:
         with _translated(what):
             return within(CALL_S + CONNECT_S, what, call)
+
+
+def _require_plain(path: str, what: str) -> None:
+    """Refuse a name that the redirection to a DataNode mangles: ``100%41`` arrives as ``100A`` (Hadoop 2.7.3)."""
+    if "%" in path:
+        raise StorageError(
+            f"cannot {what}: WebHDFS cannot keep a '%' in a name", hint="use hdfs://, or rename the file"
+        )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ import pytest
 
 from clipperfs import Registry
 from clipperfs.errors import StorageDenied, StorageError, StorageUnavailable
-from clipperfs.store import Store
+from clipperfs.store import Store, open_store
 from clipperfs.store.hdfs import HdfsStore
 from clipperfs.store.hdfs_client import HdfsStream, Status, within
 from clipperfs.testing.store_suite import StoreSuite
@@ -216,6 +217,26 @@ def test_call_that_hangs_ends_at_its_deadline() -> None:
     with pytest.raises(StorageUnavailable, match=r"did not answer within 0\.2 s"):
         within(0.2, "look at it", lambda: time.sleep(2))
     assert time.monotonic() - began_s < 1.5
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("hdfs", "hdfs_native"), ("webhdfs", "hdfs")])
+def test_server_that_never_answers_is_unavailable_in_time(
+    scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package)
+    for module in ("hdfs_rpc", "hdfs_web"):
+        monkeypatch.setattr(f"clipperfs.store.{module}.CALL_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = open_store(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/r")
+        began_s = time.monotonic()
+        for call in (lambda: store.stat("a"), lambda: store.create("a", b"x"), lambda: list(store.list("a"))):
+            with pytest.raises(StorageUnavailable):
+                call()
+        assert time.monotonic() - began_s < 15
+    began_s = time.monotonic()
+    with pytest.raises(StorageUnavailable):
+        open_store(store.url).stat("a")
+    assert time.monotonic() - began_s < 5
 
 
 def test_registry_on_it_publishes_activates_and_rolls_back(

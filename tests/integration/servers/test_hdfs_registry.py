@@ -23,7 +23,7 @@ from tests.integration.servers.hdfs import Hdfs, running_hdfs
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 WRITERS = 6
-APPENDS = 15
+APPENDS = 5
 WORKER = """
 import sys
 from clipperfs import Registry

@@ -208,7 +208,7 @@ def test_quota_is_a_full_storage(hdfs: Hdfs, either: HdfsStore) -> None:
     either.client.make_folder(f"{either.root}/log")
     hdfs.admin("-setSpaceQuota", "1000", f"{either.root}/log")
     # WebHDFS answers 201 to a write that the quota has cut: that nothing arrived is all that can be known.
-    with pytest.raises(StorageUnavailable if either.url.startswith("webhdfs") else StorageFull, match="quota|arrived"):
+    with pytest.raises(StorageUnavailable if either.url.startswith("webhdfs") else StorageFull, match=r"quota|arrived"):
         either.create("log/1", b"x" * 3000)
     assert list(either.list("log")) == []
 

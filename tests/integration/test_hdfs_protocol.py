@@ -167,7 +167,7 @@ def test_create_whose_request_was_lost_raises_and_can_never_land(
 
 def test_create_that_cannot_be_settled_says_so(node: NameNode, store: HdfsStore) -> None:
     node.before_rename = fail(StorageUnavailable("first"))
-    node.delete = lambda path, *, recursive: fail(StorageUnavailable("second"))()  # type: ignore[assignment, method-assign, misc, return-value]
+    node.delete = lambda path, *, recursive: fail(StorageUnavailable("second"))()  # type: ignore[assignment, method-assign, return-value]
     with pytest.raises(StorageUnavailable, match="first"):
         store.create("log/1", b"mine")
 

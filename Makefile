@@ -35,7 +35,7 @@ demo: $(INSTALLED)  ## Run the main job: publish, serve, switch under load, refu
 test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. Under ten minutes on two cores.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
 
-test-integration: $(INSTALLED)  ## Run the tests that need storage servers; installs Ceph from Debian's packages when run as root.
+test-integration: $(INSTALLED)  ## Run the tests that start real storage servers (Ceph from Debian's packages, HDFS); those that cannot start are counted.
 	@$(BIN)/python -c 'import moto' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[test,servers]' --constraint constraints.txt
 	@scripts/install-test-servers.sh
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m servers tests/integration/servers

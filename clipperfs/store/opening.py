@@ -8,8 +8,9 @@ import re
 from clipperfs.errors import InvalidSetting
 from clipperfs.store.base import Store
 
-WRITABLE_SCHEMES = ("file", "memory", "s3")
+WRITABLE_SCHEMES = ("file", "hdfs", "memory", "s3", "webhdfs")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_HDFS_PLACE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 
 
 def canonical_url(url: str | os.PathLike[str]) -> str:
@@ -35,9 +36,11 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
         return f"memory://{rest.strip('/') or 'default'}"
     if scheme in ("s3", "s3a"):
         return _s3_url(rest)
+    if scheme in ("hdfs", "webhdfs"):
+        return _hdfs_address(scheme, rest)
     raise InvalidSetting(
         f"no store class for {scheme}:// in this release",
-        hint=f"registries live on a local filesystem or in an S3 bucket for now; known: {', '.join(WRITABLE_SCHEMES)}",
+        hint=f"registries live on local filesystems, in S3 buckets and on HDFS; known: {', '.join(WRITABLE_SCHEMES)}",
         scheme=scheme,
     )
 
@@ -54,6 +57,10 @@ def open_store(url: str | os.PathLike[str]) -> Store:
         from clipperfs.store.s3 import S3Store  # heavy: only who uses it waits for it
 
         return S3Store(*rest.partition("/")[::2])
+    if scheme in ("hdfs", "webhdfs"):
+        from clipperfs.store.hdfs import hdfs_store
+
+        return hdfs_store(address)
     from clipperfs.store.local import LocalStore
 
     return LocalStore(rest)
@@ -73,3 +80,16 @@ def _s3_url(rest: str) -> str:
             hint="give s3://bucket/prefix; the server's address goes into AWS_ENDPOINT_URL",
         )
     return "/".join(["s3:/", bucket, *segments])
+
+
+def _hdfs_address(scheme: str, rest: str) -> str:
+    place, _, path = rest.partition("/")
+    needs_port = scheme == "webhdfs"
+    if _HDFS_PLACE.fullmatch(place) is None or (needs_port and ":" not in place) or "?" in rest or "#" in rest:
+        raise InvalidSetting(
+            f"{scheme}://{rest} is not the address of a folder on HDFS",
+            hint="give hdfs://HOST:PORT/path, hdfs://NAMESERVICE/path or webhdfs://HOST:PORT/path; "
+            "the user is that of HADOOP_USER_NAME",
+        )
+    folder = os.path.normpath(f"/{path}").lstrip("/")
+    return f"{scheme}://{place}/{folder}"

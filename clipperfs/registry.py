@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from clipperfs import activate as _activate
 from clipperfs import apps as _apps
-from clipperfs import layout
 from clipperfs import publish as _publish
 from clipperfs import steer as _steer
 from clipperfs import view as _view
@@ -25,10 +23,9 @@ from clipperfs.documents import (
     RegistryDocument,
     Verdict,
     VersionSettings,
-    canonical_bytes,
-    utc_now,
 )
 from clipperfs.errors import InvalidSetting, NotFound
+from clipperfs.initialise import Effort, initialise
 from clipperfs.ledger import Head
 from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import alias_name, app_name, model_name, version_name
@@ -80,22 +77,23 @@ class Registry:
         )
 
     @classmethod
-    def init(cls, url: str | os.PathLike[str], **options: Any) -> Registry:
+    def init(
+        cls,
+        url: str | os.PathLike[str],
+        *,
+        probe: Effort | None = None,
+        single_writer: bool = False,
+        **options: Any,
+    ) -> Registry:
         """Create a registry, or open the one that is there; return it. Idempotent, also when two do it at once.
 
-        Raises InvalidSetting, StorageError; UnknownFeature when a newer release made what is there.
+        See ``initialise.initialise``, also for ``probe`` and ``single_writer``.
+
+        Raises InvalidSetting, StorageError; UnsafeStorage when more than one writer can win there; UnknownFeature when
+        a newer release made what is there.
         """
         registry = cls(url, **options)
-        if registry.store.stat(layout.REGISTRY) is not None:
-            registry.describe()
-            return registry
-        document = RegistryDocument(
-            registry_id=secrets.token_hex(16),
-            created=utc_now(),
-            created_by=registry._workspace.actor,
-            store_class=registry.store.store_class,
-        )
-        registry.store.create(layout.REGISTRY, canonical_bytes(document))
+        initialise(registry.workspace, probe, single_writer=single_writer)
         registry.describe()
         return registry
 

@@ -21,6 +21,7 @@ SECTIONS = {
         "manifest": "clipperfs.cli.publish:manifest",
         "seal": "clipperfs.cli.publish:seal",
         "verify": "clipperfs.cli.verify:verify",
+        "doctor": "clipperfs.cli.doctor:doctor",
     },
     "Switch": {
         "activate": "clipperfs.cli.activate:activate",

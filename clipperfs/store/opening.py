@@ -8,13 +8,15 @@ from clipperfs.errors import InvalidSetting
 from clipperfs.store.base import Store
 
 WRITABLE_SCHEMES = ("file", "memory")
+OWN_CLASS_LATER = ("s3", "s3a", "hdfs", "webhdfs")
+"""Not left to the class for everything else, which would call them read-only."""
 
 
 def canonical_url(url: str | os.PathLike[str]) -> str:
     """Return the one spelling of a registry's address: an absolute ``file://`` URL for a local path.
 
     Raises:
-        InvalidSetting: the address is empty, chained (``::``), or of a scheme without a store class.
+        InvalidSetting: the address is empty, chained (``::``), or of a scheme that nobody knows.
     """
     text = os.fspath(url)
     if not text:
@@ -30,11 +32,15 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
         return "file://" + os.path.abspath(rest)
     if scheme == "memory":
         return f"memory://{rest.strip('/') or 'default'}"
-    raise InvalidSetting(
-        f"no store class for {scheme}:// in this release",
-        hint=f"registries live on a local filesystem for now; known: {', '.join(WRITABLE_SCHEMES)}",
-        scheme=scheme,
-    )
+    if scheme in OWN_CLASS_LATER:
+        raise InvalidSetting(
+            f"no store class for {scheme}:// in this release",
+            hint=f"for any number of writers: {', '.join(WRITABLE_SCHEMES)}",
+            scheme=scheme,
+        )
+    from clipperfs.store.fsspec_store import canonical_fsspec_url
+
+    return canonical_fsspec_url(text)
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
@@ -45,6 +51,10 @@ def open_store(url: str | os.PathLike[str]) -> Store:
         from clipperfs.store.memory import memory_store
 
         return memory_store(rest)
+    if scheme != "file":
+        from clipperfs.store.fsspec_store import FsspecStore
+
+        return FsspecStore(address)
     from clipperfs.store.local import LocalStore
 
     return LocalStore(rest)

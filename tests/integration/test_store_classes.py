@@ -80,7 +80,7 @@ def test_addresses_have_one_spelling(given: str, spelled: str) -> None:
     assert open_store(given).url == spelled
 
 
-@pytest.mark.parametrize("address", ["", "ftp://host/x", "simplecache::file:///x", "s3://bucket"])
+@pytest.mark.parametrize("address", ["", "nosuch://host/x", "simplecache::file:///x", "s3://bucket"])
 def test_address_without_a_store_class_is_refused(address: str) -> None:
     with pytest.raises(InvalidSetting):
         open_store(address)

@@ -165,6 +165,21 @@ class Ledger(Generic[RecordT]):
         if expected is not None and expected != NO_DIGEST:
             raise self._damaged(1, "it does not begin a chain")
 
+    def from_the_first(self) -> Iterator[Head[RecordT]]:
+        """Yield records from the first to the newest, verifying the chain on the way. Holds one at a time.
+
+        Raises DamagedLog at the first break.
+        """
+        expected: str = NO_DIGEST
+        for seq in range(1, self._newest_seq() + 1):
+            head = self.read(seq)
+            if head is None:
+                raise self._damaged(seq, "it is absent, though later records exist")
+            if head.record.prev != expected:
+                raise self._damaged(seq, "it does not follow the record before it")
+            yield head
+            expected = head.digest
+
     def append(self, decide: Decide[RecordT], *, actor: str) -> tuple[Head[RecordT] | None, bool]:
         """Append what ``decide`` says; return the newest record and whether it is the caller's.
 

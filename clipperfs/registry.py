@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -14,6 +16,7 @@ from clipperfs import steer as _steer
 from clipperfs import view as _view
 from clipperfs.activate import Outcome
 from clipperfs.apps import AppOutcome
+from clipperfs.audit import Filter, export, record_at
 from clipperfs.cache import Cache
 from clipperfs.collect import CollectReport, collect
 from clipperfs.diff import DiffReport, diff
@@ -26,6 +29,7 @@ from clipperfs.documents import (
 )
 from clipperfs.errors import InvalidSetting, NotFound
 from clipperfs.initialise import Effort, initialise
+from clipperfs.layout import Subject
 from clipperfs.ledger import Head
 from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import alias_name, app_name, model_name, version_name
@@ -274,12 +278,32 @@ class Registry:
         """Return a model's newest record, or ``None`` when nothing is recorded."""
         return self._workspace.model_ledger(model).head()
 
-    def history(self, model: str, *, limit: int | None = None) -> list[ModelRecord]:
-        """Return a model's records, the newest first, their chain verified. Raises NotFound, DamagedLog."""
-        found = [head.record for head in islice(self._workspace.model_ledger(model).records(), limit)]
+    def history(self, model: str, *, limit: int | None = None, where: Filter | None = None) -> list[ModelRecord]:
+        """Return a model's records, the newest first, their chain verified as far as it is read.
+
+        Args:
+            limit: at most so many of those that pass ``where``.
+            where: which records are wanted; all by default.
+
+        Raises NotFound, DamagedLog.
+        """
+        records = (head.record for head in self._workspace.model_ledger(model).records())
+        wanted = records if where is None else filter(where.wants, records)
+        found = list(islice(wanted, limit))
         if not found and limit != 0:
             self.show(model)
         return found
+
+    def record_at(self, model: str, moment: datetime) -> ModelRecord | None:
+        """Return the record that was the newest at a moment, by its writer's clock. Raises NotFound, DamagedLog."""
+        head = record_at(self._workspace.model_ledger(model), moment)
+        if head is None:
+            self.show(model)
+        return head.record if head is not None else None
+
+    def export(self) -> Iterator[tuple[Subject, Head[Any]]]:
+        """Yield every record of the registry, each log from its first on. See ``audit.export``."""
+        return export(self._workspace)
 
     def app_history(self, name: str, *, limit: int | None = None) -> list[AppRecord]:
         """Return an application's records, the newest first, their chain verified. Raises NotFound, DamagedLog."""

@@ -36,6 +36,7 @@ SECTIONS = {
         "list": "clipperfs.cli.show:list_models",
         "show": "clipperfs.cli.show:show",
         "history": "clipperfs.cli.history:history",
+        "export": "clipperfs.cli.history:export",
         "diff": "clipperfs.cli.diff:diff",
     },
     "Clean up": {

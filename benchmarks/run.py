@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import poll, predict, publish, switch
+from benchmarks import poll, predict, publish, switch, verify
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -37,6 +37,11 @@ BENCHMARKS: dict[
     "poll": (
         lambda folder, quick: poll.run_poll(folder, poll.QUICK if quick else poll.Plan()),
         poll.render_poll,
+        (),
+    ),
+    "verify": (
+        lambda folder, quick: verify.run_verify(folder, verify.QUICK if quick else verify.Plan()),
+        verify.render_verify,
         (),
     ),
 }

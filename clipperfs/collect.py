@@ -16,6 +16,7 @@ from clipperfs.errors import Conflict, InvalidDocument, StoredDataError
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName, model_name, name_problem, version_name
 from clipperfs.steer import begin_purge, end_purge
+from clipperfs.store import Entry
 from clipperfs.view import model_names
 from clipperfs.workspace import Workspace
 
@@ -41,6 +42,8 @@ def collect(workspace: Workspace, *, dry_run: bool = False, now_unix_s: float | 
         dry_run: Report only.
         now_unix_s: The present, for tests.
     """
+    if not dry_run:
+        workspace.before_writing()
     now = time.time() if now_unix_s is None else now_unix_s
     report = CollectReport()
     in_use = loaded_versions(workspace, now)
@@ -49,6 +52,7 @@ def collect(workspace: Workspace, *, dry_run: bool = False, now_unix_s: float | 
         _collect_versions(workspace, model, in_use, now, report, dry_run)
         _collect_stagings(workspace, model, now, report, dry_run)
     _collect_claims(workspace, now, report, dry_run)
+    _collect_probes(workspace, now, report, dry_run)
     report.hints = prune_hints(workspace, now_unix_s=now, dry_run=dry_run)
     return report
 
@@ -148,20 +152,27 @@ def _collect_stagings(workspace: Workspace, model: ModelName, now: float, report
         if not entry.name.startswith(layout.STAGING_PREFIX):
             continue
         folder = f"{layout.versions(model)}/{entry.name}"
-        inside = list(workspace.store.walk(folder))
-        newest = max((file.modified_unix_s for file in inside), default=entry.modified_unix_s)
-        if now - newest < STAGING_AGE_S:
-            report.kept.append((folder, "a publish may still be going on"))
-            continue
-        report.stagings.append(folder)
-        report.freed_bytes += sum(file.size for file in inside)
-        if not dry_run:
-            workspace.store.delete_folder(folder)
+        _collect_folder(workspace, folder, entry, "a publish", now, report, dry_run)
+
+
+def _collect_folder(
+    workspace: Workspace, folder: str, entry: Entry, work: str, now: float, report: CollectReport, dry_run: bool
+) -> None:
+    """Remove a folder in which nothing has changed for a day."""
+    inside = list(workspace.store.walk(folder))
+    newest = max((file.modified_unix_s for file in inside), default=entry.modified_unix_s)
+    if now - newest < STAGING_AGE_S:
+        report.kept.append((folder, f"{work} may still be going on"))
+        return
+    report.stagings.append(folder)
+    report.freed_bytes += sum(file.size for file in inside)
+    if not dry_run:
+        workspace.store.delete_folder(folder)
 
 
 def _collect_claims(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
     """Remove the claims that writers left behind who died between two system calls, wherever a file can be created."""
-    places: list[str] = [layout.CHANGES, layout.REPLICAS]
+    places: list[str] = [layout.CHANGES, layout.REPLICAS, layout.PROBES]
     for kind in (layout.MODELS, layout.APPS):
         for entry in workspace.store.list(kind):
             if entry.kind == "folder" and name_problem(entry.name) is None:
@@ -173,6 +184,13 @@ def _collect_claims(workspace: Workspace, now: float, report: CollectReport, dry
                 report.freed_bytes += entry.size
                 if not dry_run:
                     workspace.store.delete(f"{place}/{entry.name}")
+
+
+def _collect_probes(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
+    """Remove what probes that died left in their scratch folders, once it is old. Their reports stay."""
+    for entry in list(workspace.store.list(layout.PROBES)):
+        if entry.kind == "folder" and layout.is_probe_scratch(entry.name):
+            _collect_folder(workspace, f"{layout.PROBES}/{entry.name}", entry, "a probe", now, report, dry_run)
 
 
 def _places_of(workspace: Workspace, root: str) -> list[str]:

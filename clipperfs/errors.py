@@ -9,7 +9,7 @@
     ├─ StoredDataError        the stored data's: bytes on the registry are not what they should be
     │   ├─ DamagedLog  DamagedVersion  IncompleteVersion  UnknownFeature
     ├─ StorageError           the storage's: try again, or mend the filesystem
-    │   ├─ StorageDenied  StorageFull  StorageUnavailable  OutcomeUnknown
+    │   ├─ StorageDenied  StorageFull  StorageUnavailable  OutcomeUnknown  UnsafeStorage
     └─ ServingError           the daemon's or a replica's
         ├─ LoadFailed  PredictFailed  ReplicaLost
         ├─ DaemonNotRunning  DaemonAlreadyRunning  DaemonStartFailed
@@ -116,6 +116,10 @@ class StorageUnavailable(StorageError):
 
 class OutcomeUnknown(StorageError):
     """A write may or may not have taken effect, and reading back gave no answer."""
+
+
+class UnsafeStorage(StorageError):
+    """The storage let several writers win one name, or cannot promise that it never does: history is not safe there."""
 
 
 class ServingError(ClipperfsError):

@@ -18,6 +18,7 @@ CHANGES = Key("changes")
 MODELS = Key("models")
 APPS = Key("apps")
 REPLICAS = Key("replicas")
+PROBES = Key("probe")
 
 MANIFEST_FILE = "manifest.json"
 AUTHOR_FILE = "model.yaml"
@@ -33,6 +34,7 @@ because another writer's claim may lie there for a moment."""
 
 SLOT_DIGITS = 20
 _SLOT = re.compile(r"(\d{20})\.json", re.ASCII)
+_NONCE = re.compile(r"[0-9a-f]{8,32}", re.ASCII)
 _HINT = re.compile(r"\d{13}-[0-9a-f]{8,32}", re.ASCII)
 
 Kind = Literal["model", "app"]
@@ -153,6 +155,26 @@ def is_change(file_name: str) -> bool:
 def replica_status(replica: str) -> Key:
     """Return the key of a daemon's status. Raises InvalidName."""
     return Key(f"{REPLICAS}/{replica_name(replica)}.json")
+
+
+def probe_scratch(nonce: str) -> Key:
+    """Return the folder in which one race probe writes. It goes when the probe ends."""
+    return Key(f"{PROBES}/{nonce}")
+
+
+def is_probe_scratch(name: str) -> bool:
+    """Say whether a name in ``probe/`` is that of a probe's scratch folder."""
+    return _NONCE.fullmatch(name) is not None
+
+
+def probe_report(unix_ms: int, nonce: str) -> Key:
+    """Return the key of a race probe's report."""
+    return Key(f"{PROBES}/{unix_ms:013d}-{nonce}.json")
+
+
+def is_probe_report(name: str) -> bool:
+    """Say whether a name in ``probe/`` is that of a report. Their order is that of the writers' clocks."""
+    return name.endswith(".json") and _HINT.fullmatch(name.removesuffix(".json")) is not None
 
 
 def path_problem(path: object) -> str | None:

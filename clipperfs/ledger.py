@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from clipperfs import layout
 from clipperfs.digest import NO_DIGEST, Digest, digest_bytes
-from clipperfs.documents import ChangeHint, Evidence, Record, canonical_bytes, parse_document, utc_now
+from clipperfs.documents import SINGLE_WRITER, ChangeHint, Evidence, Record, canonical_bytes, parse_document, utc_now
 from clipperfs.documents.base import parse_json, validation_summary
 from clipperfs.errors import (
     DamagedLog,
@@ -34,7 +34,7 @@ from clipperfs.layout import Subject
 from clipperfs.limits import LIMITS
 from clipperfs.store import Store
 
-KNOWN_FEATURES: frozenset[str] = frozenset()
+KNOWN_FEATURES: frozenset[str] = frozenset([SINGLE_WRITER])
 """Features beyond version 1 of the format that this release understands."""
 
 CLAIM_ATTEMPTS = 5
@@ -74,12 +74,26 @@ after a lost race, with the winner's record; raises Conflict when that record ma
 class Ledger(Generic[RecordT]):
     """The log of one model or one application."""
 
-    def __init__(self, store: Store, subject: Subject, kind: type[RecordT], registry_id: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        subject: Subject,
+        kind: type[RecordT],
+        registry_id: str,
+        *,
+        before_writing: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the log; nothing is read.
+
+        Args:
+            before_writing: called once for each request to append.
+        """
         self.store = store
         self.subject = subject
         self.kind = kind
         self.registry_id = registry_id
         self._hint = 0
+        self._before_writing = before_writing
 
     def read(self, seq: int) -> Head[RecordT] | None:
         """Return record ``seq``, or ``None`` when its slot is empty.
@@ -151,6 +165,21 @@ class Ledger(Generic[RecordT]):
         if expected is not None and expected != NO_DIGEST:
             raise self._damaged(1, "it does not begin a chain")
 
+    def from_the_first(self) -> Iterator[Head[RecordT]]:
+        """Yield records from the first to the newest, verifying the chain on the way. Holds one at a time.
+
+        Raises DamagedLog at the first break.
+        """
+        expected: str = NO_DIGEST
+        for seq in range(1, self._newest_seq() + 1):
+            head = self.read(seq)
+            if head is None:
+                raise self._damaged(seq, "it is absent, though later records exist")
+            if head.record.prev != expected:
+                raise self._damaged(seq, "it does not follow the record before it")
+            yield head
+            expected = head.digest
+
     def append(self, decide: Decide[RecordT], *, actor: str) -> tuple[Head[RecordT] | None, bool]:
         """Append what ``decide`` says; return the newest record and whether it is the caller's.
 
@@ -164,6 +193,7 @@ class Ledger(Generic[RecordT]):
             InvalidSetting: a record cannot hold a value (too long, not Unicode, not finite).
             DamagedLog, UnknownFeature: the log cannot be extended.
         """
+        self._before_writing()
         while True:
             base = self.head()
             draft = decide(base)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
 from clipperfs import activate as _activate
 from clipperfs import apps as _apps
-from clipperfs import layout
 from clipperfs import publish as _publish
 from clipperfs import steer as _steer
 from clipperfs import view as _view
 from clipperfs.activate import Outcome
 from clipperfs.apps import AppOutcome
+from clipperfs.audit import Filter, export, record_at
 from clipperfs.cache import Cache
 from clipperfs.collect import CollectReport, collect
 from clipperfs.diff import DiffReport, diff
@@ -25,12 +26,11 @@ from clipperfs.documents import (
     RegistryDocument,
     Verdict,
     VersionSettings,
-    canonical_bytes,
-    utc_now,
 )
 from clipperfs.errors import InvalidSetting, NotFound
+from clipperfs.initialise import Effort, initialise
+from clipperfs.layout import Subject
 from clipperfs.ledger import Head
-from clipperfs.limits import LIMITS
 from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import alias_name, app_name, model_name, version_name
 from clipperfs.reporter import Reporter
@@ -81,22 +81,23 @@ class Registry:
         )
 
     @classmethod
-    def init(cls, url: str | os.PathLike[str], **options: Any) -> Registry:
+    def init(
+        cls,
+        url: str | os.PathLike[str],
+        *,
+        probe: Effort | None = None,
+        single_writer: bool = False,
+        **options: Any,
+    ) -> Registry:
         """Create a registry, or open the one that is there; return it. Idempotent, also when two do it at once.
 
-        Raises InvalidSetting, StorageError; UnknownFeature when a newer release made what is there.
+        See ``initialise.initialise``, also for ``probe`` and ``single_writer``.
+
+        Raises InvalidSetting, StorageError; UnsafeStorage when more than one writer can win there; UnknownFeature when
+        a newer release made what is there.
         """
         registry = cls(url, **options)
-        if registry.store.stat(layout.REGISTRY) is not None:
-            registry.describe()
-            return registry
-        document = RegistryDocument(
-            registry_id=secrets.token_hex(16),
-            created=utc_now(),
-            created_by=registry._workspace.actor,
-            store_class=registry.store.store_class,
-        )
-        _publish.create_or_read(registry.store, layout.REGISTRY, canonical_bytes(document), LIMITS.registry_bytes)
+        initialise(registry.workspace, probe, single_writer=single_writer)
         registry.describe()
         return registry
 
@@ -277,12 +278,32 @@ class Registry:
         """Return a model's newest record, or ``None`` when nothing is recorded."""
         return self._workspace.model_ledger(model).head()
 
-    def history(self, model: str, *, limit: int | None = None) -> list[ModelRecord]:
-        """Return a model's records, the newest first, their chain verified. Raises NotFound, DamagedLog."""
-        found = [head.record for head in islice(self._workspace.model_ledger(model).records(), limit)]
+    def history(self, model: str, *, limit: int | None = None, where: Filter | None = None) -> list[ModelRecord]:
+        """Return a model's records, the newest first, their chain verified as far as it is read.
+
+        Args:
+            limit: at most so many of those that pass ``where``.
+            where: which records are wanted; all by default.
+
+        Raises NotFound, DamagedLog.
+        """
+        records = (head.record for head in self._workspace.model_ledger(model).records())
+        wanted = records if where is None else filter(where.wants, records)
+        found = list(islice(wanted, limit))
         if not found and limit != 0:
             self.show(model)
         return found
+
+    def record_at(self, model: str, moment: datetime) -> ModelRecord | None:
+        """Return the record that was the newest at a moment, by its writer's clock. Raises NotFound, DamagedLog."""
+        head = record_at(self._workspace.model_ledger(model), moment)
+        if head is None:
+            self.show(model)
+        return head.record if head is not None else None
+
+    def export(self) -> Iterator[tuple[Subject, Head[Any]]]:
+        """Yield every record of the registry, each log from its first on. See ``audit.export``."""
+        return export(self._workspace)
 
     def app_history(self, name: str, *, limit: int | None = None) -> list[AppRecord]:
         """Return an application's records, the newest first, their chain verified. Raises NotFound, DamagedLog."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -72,12 +72,16 @@ def _verify_model(
     workspace: Workspace, model: ModelName, versions: Iterable[VersionName] | None, report: VerifyReport
 ) -> None:
     name = f"model {model}"
-    heads = _verify_chain(workspace.model_ledger(model), name, report)
     recorded: dict[str, str] = {}
-    for head in reversed(heads):
-        if head.record.op in ("publish", "adopt") and head.record.evidence.version and head.record.evidence.manifest:
-            recorded.setdefault(head.record.evidence.version, head.record.evidence.manifest)
-    state = heads[0].record.state if heads else ModelState()
+
+    def look(head: Head[ModelRecord]) -> None:
+        evidence = head.record.evidence
+        if head.record.op in ("publish", "adopt") and evidence.version and evidence.manifest:
+            recorded[evidence.version] = evidence.manifest  # the last one to be looked at is the first of the log
+        _verify_evidence(workspace, head, report)
+
+    newest = _verify_chain(workspace.model_ledger(model), name, report, look)
+    state = newest.record.state if newest is not None else ModelState()
     pointers = _pointers(state)
     for pointer in pointers:
         recorded.setdefault(pointer.version, pointer.manifest)
@@ -85,8 +89,6 @@ def _verify_model(
     missing = {pointer.version for pointer in pointers} - set(there)
     for gone in sorted(missing):
         report.add(f"{model}/{gone}", "a pointer of the newest record names it, but it is not there")
-    for head in heads:
-        _verify_evidence(workspace, head, report)
     everything = sorted({*there, *map(VersionName, recorded)} - {VersionName(gone) for gone in missing})
     for version in versions if versions is not None else everything:
         _verify_version(workspace, model, version, recorded.get(version), report)
@@ -97,20 +99,31 @@ def _pointers(state: ModelState) -> list[Pointer]:
     return [pointer for pointer in named if pointer is not None]
 
 
-def _verify_chain(ledger: Ledger[RecordT], name: str, report: VerifyReport) -> list[Head[RecordT]]:
-    """Return the records of the chain, the newest first, as far as it holds."""
-    heads: list[Head[RecordT]] = []
+def _verify_chain(
+    ledger: Ledger[RecordT],
+    name: str,
+    report: VerifyReport,
+    look: Callable[[Head[RecordT]], None] = lambda head: None,
+) -> Head[RecordT] | None:
+    """Show each record of the chain to ``look``, the newest first, as far as it holds; return the newest.
+
+    Holds one record at a time: a log may be long.
+    """
+    newest: Head[RecordT] | None = None
     try:
         for head in ledger.records():
             report.records += 1
-            heads.append(head)
+            newest = newest or head
+            look(head)
     except (DamagedLog, UnknownFeature) as error:
         report.add(name, error.message)
-        return heads
-    spelled = {seq for entry in ledger.store.list(layout.log(ledger.subject)) if (seq := layout.slot_seq(entry.name))}
-    for seq in sorted(spelled - {head.seq for head in heads}):
-        report.add(name, f"record {seq} lies outside the chain, which ends at {len(heads)}")
-    return heads
+        return newest
+    end = newest.seq if newest is not None else 0
+    after = layout.slot(ledger.subject, end).rpartition("/")[2] if end else ""
+    beyond = [layout.slot_seq(entry.name) for entry in ledger.store.list(layout.log(ledger.subject), after=after)]
+    for seq in sorted(seq for seq in beyond if seq is not None):
+        report.add(name, f"record {seq} lies outside the chain, which ends at {end}")
+    return newest
 
 
 def _verify_evidence(workspace: Workspace, head: Head[ModelRecord], report: VerifyReport) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from clipperfs import layout
 from clipperfs.cache import Cache, default_cache_dir
-from clipperfs.documents import AppRecord, ModelRecord, RegistryDocument, parse_document
+from clipperfs.documents import SINGLE_WRITER, AppRecord, ModelRecord, RegistryDocument, parse_document
 from clipperfs.errors import InvalidDocument, NotFound, StoredDataError, UnknownFeature
-from clipperfs.ledger import KNOWN_FEATURES, Ledger
+from clipperfs.layout import Subject
+from clipperfs.ledger import KNOWN_FEATURES, Ledger, RecordT
 from clipperfs.limits import LIMITS
 from clipperfs.reporter import Reporter
-from clipperfs.store import Store
+from clipperfs.store import NeedsDeclaration, Store
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class Workspace:
     actor: str
     reporter: Reporter = field(default_factory=Reporter)
     _document: RegistryDocument | None = None
+    _has_reminded: bool = False
     _models: dict[str, Ledger[ModelRecord]] = field(default_factory=dict)
     _apps: dict[str, Ledger[AppRecord]] = field(default_factory=dict)
 
@@ -45,21 +47,39 @@ class Workspace:
         """
         if self._document is None:
             self._document = read_registry_document(self.store)
+            if self.is_single_writer and isinstance(self.store, NeedsDeclaration):
+                self.store.declare_single_writer()
         return self._document
+
+    @property
+    def is_single_writer(self) -> bool:
+        """Say whether the registry was declared to have one writer at a time. Raises what :meth:`document` raises."""
+        return SINGLE_WRITER in self.document().required_features
+
+    def before_writing(self) -> None:
+        """Remind whoever is about to write of what nobody but them can hold. Says it once."""
+        if self.is_single_writer and not self._has_reminded:
+            self._has_reminded = True
+            self.reporter.note(
+                "note: this registry is declared single-writer; if anything else writes to it now, history can be lost"
+            )
 
     def model_ledger(self, name: object) -> Ledger[ModelRecord]:
         """Return a model's ledger; it may be empty. Raises InvalidName."""
         subject = layout.model_subject(name)
         if subject.name not in self._models:
-            self._models[subject.name] = Ledger(self.store, subject, ModelRecord, self.registry_id)
+            self._models[subject.name] = self._open_ledger(subject, ModelRecord)
         return self._models[subject.name]
 
     def app_ledger(self, name: object) -> Ledger[AppRecord]:
         """Return an application's ledger; it may be empty. Raises InvalidName."""
         subject = layout.app_subject(name)
         if subject.name not in self._apps:
-            self._apps[subject.name] = Ledger(self.store, subject, AppRecord, self.registry_id)
+            self._apps[subject.name] = self._open_ledger(subject, AppRecord)
         return self._apps[subject.name]
+
+    def _open_ledger(self, subject: Subject, kind: type[RecordT]) -> Ledger[RecordT]:
+        return Ledger(self.store, subject, kind, self.registry_id, before_writing=self.before_writing)
 
 
 def read_registry_document(store: Store) -> RegistryDocument:

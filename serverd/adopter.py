@@ -121,6 +121,8 @@ class Adopter:
     def settle_soon(self, models: Mapping[str, ModelRecord], only: list[str] | None) -> bool:
         """Adopt and activate what is due; say whether a record was written. Raises StorageError, NotFound."""
         workspace = self._registry.workspace
+        if workspace.is_single_writer:
+            return False  # a daemon beside the declared writer would be a second one
         wrote = False
         for entry in list(workspace.store.list(layout.MODELS)):
             if entry.kind != "folder" or name_problem(entry.name) is not None or (only and entry.name not in only):

@@ -48,6 +48,7 @@ STATUS: Final[dict[type[errors.ClipperfsError], int]] = {
     errors.StorageFull: 507,
     errors.StorageUnavailable: 502,
     errors.OutcomeUnknown: 502,
+    errors.UnsafeStorage: 502,
     errors.ServingError: 503,
     errors.LoadFailed: 422,
     errors.PredictFailed: 502,

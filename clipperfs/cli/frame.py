@@ -47,6 +47,8 @@ class Command(click.Command):
     """A command with the global options and with examples in its help."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        # click keeps the option that it makes for the first context: every context must want the same.
+        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
         self.params.extend(global_options())

@@ -15,6 +15,7 @@ from clipperfs.cli.text import plural, short, size, visible
 from clipperfs.cli.value import KIND
 
 if TYPE_CHECKING:
+    from clipperfs.initialise import Effort
     from clipperfs.registry import Published
 
 wrapper_option = click.option(
@@ -23,17 +24,32 @@ wrapper_option = click.option(
 activate_option = click.option("--activate", is_flag=True, help="Run the hooks and make it the active version.")
 
 
-@command("init", short_help="Create a registry.", examples=["clipperfs init /srv/models", "clipperfs init"])
+@command(
+    "init",
+    short_help="Create a registry.",
+    examples=["clipperfs init /srv/models", "clipperfs init --probe full", "clipperfs init --single-writer"],
+)
 @click.argument("url", required=False)
-def init(call: Call, url: str | None) -> None:
-    """Create a registry at URL. Doing it again changes nothing."""
+@click.option(
+    "--probe",
+    type=click.Choice(["full", "quick", "skip"]),
+    help="How hard to try whether several writers are safe there. Default: quick, and skip on local disks.",
+)
+@click.option("--single-writer", is_flag=True, help="Declare that at most one writer at a time will ever be at work.")
+def init(call: Call, url: str | None, probe: Effort | None, single_writer: bool) -> None:
+    """Create a registry at URL. Doing it again changes nothing.
+
+    A filesystem on which more than one writer wins the same name is refused (exit 5), because history could be lost on
+    it. With --single-writer it is taken; from then on every command that writes reminds you on stderr.
+    """
     from clipperfs.registry import Registry
 
-    registry = Registry.init(url or call.registry_url(), **call.registry_options())
+    options = call.registry_options()
+    registry = Registry.init(url or call.registry_url(), probe=probe, single_writer=single_writer, **options)
     document = registry.describe()
+    kind = f"{document.store_class}{', single-writer' if registry.workspace.is_single_writer else ''}"
     call.emit(
-        {"url": registry.url, "registry": document},
-        f"registry {document.registry_id} at {registry.url} ({document.store_class})",
+        {"url": registry.url, "registry": document}, f"registry {document.registry_id} at {registry.url} ({kind})"
     )
 
 

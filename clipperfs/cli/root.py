@@ -21,6 +21,7 @@ SECTIONS = {
         "manifest": "clipperfs.cli.publish:manifest",
         "seal": "clipperfs.cli.publish:seal",
         "verify": "clipperfs.cli.verify:verify",
+        "doctor": "clipperfs.cli.doctor:doctor",
     },
     "Switch": {
         "activate": "clipperfs.cli.activate:activate",
@@ -35,6 +36,7 @@ SECTIONS = {
         "list": "clipperfs.cli.show:list_models",
         "show": "clipperfs.cli.show:show",
         "history": "clipperfs.cli.history:history",
+        "export": "clipperfs.cli.history:export",
         "diff": "clipperfs.cli.diff:diff",
     },
     "Clean up": {

@@ -10,6 +10,7 @@ from clipperfs.documents.author import (
 )
 from clipperfs.documents.base import Document, canonical_bytes, parse_document, utc_now
 from clipperfs.documents.manifest import FileEntry, Manifest, Tombstone
+from clipperfs.documents.probe import ProbeCheck, ProbeLatency, ProbeReport
 from clipperfs.documents.record import (
     AppRecord,
     AppState,
@@ -25,6 +26,7 @@ from clipperfs.documents.record import (
     Verdict,
 )
 from clipperfs.documents.status import (
+    SINGLE_WRITER,
     ChangeHint,
     CheckReport,
     LoadedVersion,
@@ -34,6 +36,7 @@ from clipperfs.documents.status import (
 )
 
 __all__ = [
+    "SINGLE_WRITER",
     "AppRecord",
     "AppState",
     "AuthorFile",
@@ -51,6 +54,9 @@ __all__ = [
     "ModelState",
     "Pointer",
     "Policy",
+    "ProbeCheck",
+    "ProbeLatency",
+    "ProbeReport",
     "Record",
     "RegistryDocument",
     "ReplicaStatus",

@@ -50,8 +50,14 @@ def parse_json(data: bytes, *, limit_bytes: int) -> Any:
     if len(data) > limit_bytes:
         raise InvalidDocument(f"{len(data)} bytes are more than the limit of {limit_bytes}")
     try:
-        tree = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-        json.dumps(tree, ensure_ascii=False, allow_nan=False).encode()  # lone surrogates and 1e999 fail here
+        tree = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+        )
+        if b"\\u" in data:  # only an escape can bring a lone surrogate, which fails here
+            json.dumps(tree, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidDocument(f"not valid JSON: {str(error)[:200]}") from error
     if _depth_exceeds(tree, LIMITS.document_depth):
@@ -79,6 +85,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) != len(pairs):
         raise ValueError("an object holds the same key twice")
     return tree
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"{text[:40]} is too large")
+    return value
 
 
 def _refuse_constant(name: str) -> Any:

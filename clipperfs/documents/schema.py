@@ -17,6 +17,7 @@ from pydantic_core import CoreSchema
 from clipperfs.documents.author import AuthorFile
 from clipperfs.documents.base import Document
 from clipperfs.documents.manifest import Manifest, Tombstone
+from clipperfs.documents.probe import ProbeReport
 from clipperfs.documents.record import AppRecord, ModelRecord
 from clipperfs.documents.status import ChangeHint, CheckReport, RegistryDocument, ReplicaStatus
 from clipperfs.limits import LIMITS
@@ -34,6 +35,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "report.v1": CheckReport,
     "hint.v1": ChangeHint,
     "replica.v1": ReplicaStatus,
+    "probe.v1": ProbeReport,
 }
 """The model of each document, by the name of its schema file."""
 
@@ -67,8 +69,8 @@ _RULES: dict[str, dict[str, Any]] = {
 }
 """Rules that the models check in Python, by the name of the property that holds such text."""
 
-_FREE = {"WrapperSettings", "HookSettings", "Verdict"}
-"""Objects whose ``name`` or ``kind`` is an entry-point name, not a name of §5."""
+_FREE = {"WrapperSettings", "HookSettings", "Verdict", "ProbeCheck"}
+"""Objects whose ``name`` or ``kind`` is not a name of §5, but that of an entry point or of a check."""
 
 
 class _Generator(GenerateJsonSchema):

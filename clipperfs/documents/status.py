@@ -9,6 +9,9 @@ from pydantic import Field
 from clipperfs.documents.base import Document
 from clipperfs.documents.record import Verdict
 
+SINGLE_WRITER = "single-writer"
+"""The required feature of a registry that lies where nothing creates exclusively (``registry_layout.md`` §10)."""
+
 
 class RegistryDocument(Document):
     """``registry.json``: created once, exclusively, and never changed."""

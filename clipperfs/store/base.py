@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol, runtime_checkable
 
 FileKind = Literal["file", "folder", "link", "special"]
 
@@ -100,3 +100,11 @@ class Store(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """Return where the key lies on this host's own filesystem, or ``None`` when it does not."""
+
+
+@runtime_checkable
+class NeedsDeclaration(Protocol):
+    """What a store offers besides when it cannot create exclusively: it writes only for a declared single writer."""
+
+    def declare_single_writer(self) -> None:
+        """Let this store write from now on. Nothing but the caller's word keeps a second writer away."""

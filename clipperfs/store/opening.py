@@ -17,8 +17,8 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
     """Return the one spelling of a registry's address: an absolute ``file://`` URL for a local path.
 
     Raises:
-        InvalidSetting: the address is empty, chained (``::``), of a scheme without a store class, or holds what does
-            not belong into one, such as credentials.
+        InvalidSetting: the address is empty, chained (``::``), of a scheme that nobody knows, or holds what does not
+            belong into one, such as credentials.
     """
     text = os.fspath(url)
     if not text:
@@ -38,11 +38,9 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
         return _s3_url(rest)
     if scheme in ("hdfs", "webhdfs"):
         return _hdfs_address(scheme, rest)
-    raise InvalidSetting(
-        f"no store class for {scheme}:// in this release",
-        hint=f"registries live on local filesystems, in S3 buckets and on HDFS; known: {', '.join(WRITABLE_SCHEMES)}",
-        scheme=scheme,
-    )
+    from clipperfs.store.fsspec_store import canonical_fsspec_url
+
+    return canonical_fsspec_url(text)
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
@@ -61,6 +59,10 @@ def open_store(url: str | os.PathLike[str]) -> Store:
         from clipperfs.store.hdfs import hdfs_store
 
         return hdfs_store(address)
+    if scheme != "file":
+        from clipperfs.store.fsspec_store import FsspecStore
+
+        return FsspecStore(address)
     from clipperfs.store.local import LocalStore
 
     return LocalStore(rest)

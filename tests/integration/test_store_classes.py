@@ -83,7 +83,7 @@ def test_addresses_have_one_spelling(given: str, spelled: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "ftp://host/x", "simplecache::file:///x", "s3://", "s3://B", "s3://bucket/../x"]
+    "address", ["", "nosuch://host/x", "simplecache::file:///x", "s3://", "s3://B", "s3://bucket/../x"]
 )
 def test_address_without_a_store_class_is_refused(address: str) -> None:
     with pytest.raises(InvalidSetting):

@@ -27,6 +27,7 @@ from clipperfs.documents import (
     ModelRecord,
     ModelState,
     Policy,
+    ProbeReport,
     RegistryDocument,
     Tombstone,
     VersionSettings,
@@ -146,6 +147,7 @@ FIELD_TABLES: list[tuple[str, type[Document], int]] = [
     ("7.8", CheckReport, 0),
     ("7.9", ChangeHint, 0),
     ("7.10", ReplicaStatus, 0),
+    ("7.11", ProbeReport, 0),
 ]
 
 

@@ -1,0 +1,1 @@
+"""The race probe: many processes want the same name on a filesystem, and what comes of it is counted and kept."""

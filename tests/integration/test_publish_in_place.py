@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from clipperfs import Registry, layout
 from clipperfs.adopt import look_at
 from clipperfs.errors import ClipperfsError, Conflict, IncompleteVersion, StorageUnavailable
 from clipperfs.names import model_name, version_name
+from clipperfs.store.memory import MemoryStore
 from clipperfs.testing.fault_store import FaultStore
 from tests.integration.conftest import write_version
 
@@ -97,7 +100,16 @@ def test_claim_made_after_another_publisher_ended_touches_nothing(
     assert registry.verify().ok and registry.publish("m", "1", folder).was_there
 
 
-def test_racing_publishers_leave_one_whole_version(registry: Registry, tmp_path: Path) -> None:
+def test_racing_publishers_leave_one_whole_version(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = MemoryStore.upload
+
+    def slowly(*arguments: Any, **options: Any) -> str:
+        time.sleep(0.002)  # a network: otherwise one is done before the next begins
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(MemoryStore, "upload", slowly)
     sources = [write_version(tmp_path / f"s{number}", f"weights {number}".encode()) for number in range(RACERS)]
     for round_number in range(ROUNDS):
         version = f"v{round_number}"

@@ -138,16 +138,19 @@ class Ceph:
             process.wait()
         raise CannotStart(f"the OSD ended {OSD_ATTEMPTS} times")
 
-    def _run(self, *command: str) -> None:
-        done = subprocess.run(
-            command,
-            cwd=self._place,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-            check=False,
-        )
+    def _run(self, *command: str) -> str:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self._place,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                timeout=START_S / 2,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CannotStart(f"{' '.join(command[:3])} does not end") from error
         if done.returncode != 0:
             raise CannotStart(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-500:]}")
         return done.stdout

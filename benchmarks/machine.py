@@ -27,6 +27,11 @@ def describe_machine() -> dict[str, str]:
     }
 
 
+def machine_is_busy() -> bool:
+    """Say whether others were using more than half a core in the last minute."""
+    return os.getloadavg()[0] > 0.5
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import poll, predict, publish, switch
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
 BENCHMARKS: dict[
@@ -64,6 +64,8 @@ def main() -> int:
     results: dict[str, Any] = {"machine": describe_machine(), "quick": options.quick}
     for label, text in results["machine"].items():
         print(f"{label:12} {text}")
+    if machine_is_busy():
+        print("\nThe machine is busy with something else: trust ratios and processor time, not rates and latencies.")
     for name in names:
         run, render, _ = BENCHMARKS[name]
         began_s = time.monotonic()

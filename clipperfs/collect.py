@@ -49,12 +49,21 @@ def collect(workspace: Workspace, *, dry_run: bool = False, now_unix_s: float | 
         _collect_versions(workspace, model, in_use, now, report, dry_run)
         _collect_stagings(workspace, model, now, report, dry_run)
     _collect_claims(workspace, now, report, dry_run)
-    for entry in list(workspace.store.list(layout.CHANGES)):
-        if layout.is_change(entry.name) and now - int(entry.name[:13]) / 1000 > HINT_AGE_S:
-            report.hints += 1
-            if not dry_run:
-                workspace.store.delete(f"{layout.CHANGES}/{entry.name}")
+    report.hints = prune_hints(workspace, now_unix_s=now, dry_run=dry_run)
     return report
+
+
+def prune_hints(workspace: Workspace, *, now_unix_s: float | None = None, dry_run: bool = False) -> int:
+    """Delete wake-up hints that are a day old; return how many. Anybody may do so at any time."""
+    now = time.time() if now_unix_s is None else now_unix_s
+    old = [
+        entry.name
+        for entry in workspace.store.list(layout.CHANGES)
+        if layout.is_change(entry.name) and now - int(entry.name[:13]) / 1000 > HINT_AGE_S
+    ]
+    for name in [] if dry_run else old:
+        workspace.store.delete(f"{layout.CHANGES}/{name}")
+    return len(old)
 
 
 def loaded_versions(workspace: Workspace, now_unix_s: float) -> dict[tuple[str, str], str]:
@@ -152,7 +161,7 @@ def _collect_stagings(workspace: Workspace, model: ModelName, now: float, report
 
 def _collect_claims(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
     """Remove the claims that writers left behind who died between two system calls, wherever a file can be created."""
-    places = [layout.CHANGES, layout.REPLICAS]
+    places: list[str] = [layout.CHANGES, layout.REPLICAS]
     for kind in (layout.MODELS, layout.APPS):
         for entry in workspace.store.list(kind):
             if entry.kind == "folder" and name_problem(entry.name) is None:

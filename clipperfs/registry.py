@@ -371,6 +371,8 @@ class Registry:
     ) -> Published:
         head = self.head(model)
         wanted = activate or (head is not None and head.record.state.policy.activation == "on-publish")
+        if wanted and not activate:
+            reason = f"{reason[:900]}; activated on publish" if reason else "activated on publish"
         activation = self.activate(model, version, reason=reason) if wanted else None
         return Published(
             model=model,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
 
 from clipperfs.durations import duration_s
 from clipperfs.errors import ClipperfsError, InvalidSetting
@@ -50,6 +50,8 @@ class Settings(BaseModel):
     """Who acts, as records will say. Default: the user and the host."""
     cache_dir: Path | None = None
     """Where verified copies of versions are kept. Default: the user's cache folder."""
+    cache_limit: ByteSize = ByteSize(20_000_000_000)
+    """What the daemon lets the cache hold beside the versions in use, such as ``20GB``."""
     state_dir: Path | None = None
     """Where the daemon keeps its state and its log. Default: the user's state folder, one for each registry."""
     host: str = "127.0.0.1"

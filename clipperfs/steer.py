@@ -16,6 +16,7 @@ from clipperfs.documents.base import validation_summary
 from clipperfs.errors import Conflict, InvalidSetting, NotFound
 from clipperfs.ledger import Draft, Head
 from clipperfs.names import AliasName, ModelName, VersionName
+from clipperfs.plugins import plugin_names
 from clipperfs.workspace import Workspace
 
 Change = Callable[[ModelState, int], ModelState]
@@ -89,7 +90,7 @@ def set_policy(
             raise InvalidSetting(f"a policy has no {name!a}", hint=known, setting=name)
 
     def change(state: ModelState, seq: int) -> ModelState:
-        tree = state.policy.model_dump(mode="json")
+        tree = state.policy.model_dump()
         for name, value in changes.items():
             if value is None:
                 tree.pop(name, None)
@@ -99,6 +100,9 @@ def set_policy(
             policy = Policy.model_validate(tree)
         except ValidationError as error:
             raise InvalidSetting(f"policy of model {model}: {validation_summary(error)}") from error
+        for hook in policy.hooks if "hooks" in changes else []:
+            if hook.name not in plugin_names("clipperfs.hooks"):  # it may be installed where activations happen
+                workspace.reporter.note(f"no hook called {hook.name} is installed here")
         return state.model_copy(update={"policy": policy})
 
     evidence = Evidence.model_validate({"changes": changes})

@@ -26,7 +26,7 @@ Page = tuple[int, str, bytes]
 """Status code, content type, body."""
 
 
-class Subject(Protocol):
+class Administered(Protocol):
     """What the interface administers: the controller."""
 
     @property
@@ -42,7 +42,7 @@ class AdminServer:
     """Both listeners of the interface."""
 
     def __init__(
-        self, subject: Subject, events: Events, spawn_task: Callable[[Coroutine[Any, Any, Any], str], Any]
+        self, subject: Administered, events: Events, spawn_task: Callable[[Coroutine[Any, Any, Any], str], Any]
     ) -> None:
         self._subject = subject
         self._events = events

@@ -123,16 +123,17 @@ class Adopter:
         for entry in list(workspace.store.list(layout.MODELS)):
             if entry.kind != "folder" or name_problem(entry.name) is not None or (only and entry.name not in only):
                 continue
-            record = models.get(entry.name)
             try:
-                wrote |= self._settle_model(model_name(entry.name), record.state if record else ModelState())
+                wrote |= self._settle_model(model_name(entry.name), models.get(entry.name))
             except (DamagedLog, UnknownFeature):
                 continue  # the reader has raised the alarm
         return wrote
 
-    def _settle_model(self, model: ModelName, state: ModelState) -> bool:
+    def _settle_model(self, model: ModelName, record: ModelRecord | None) -> bool:
         copies = self._models.setdefault(model, ModelCopies())
-        self._read_log(model, copies)
+        if record is None or record.seq != copies.log_seq:
+            self._read_log(model, copies)
+        state = record.state if record else ModelState()
         if state.active is not None:
             self.refusals.pop((model, state.active.version), None)
         wrote = False

@@ -153,6 +153,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         was_idle = self.phase == IDLE
+        requests = self.server.requests
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -164,7 +165,8 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(400, f"the request is not valid HTTP: {error}")
         else:
             if self.phase == HEAD:
-                self.header_bytes += len(data)
+                if self.server.requests == requests:  # else other requests came before this head
+                    self.header_bytes += len(data)
                 if self.header_bytes > 2 * self.limits.header_bytes:
                     self._refuse(431, f"the head is larger than {self.limits.header_bytes} bytes")
             elif was_idle and self.phase == IDLE and self.can_repeat and self.heads_left:

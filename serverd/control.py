@@ -19,7 +19,8 @@ big-endian) and a msgpack map whose key ``t`` is the kind. Every kind with its f
 The end of the stream means that the other side is gone: a frontend then exits at once.
 
 The controller starts a frontend as ``python -P -m clipperfs.serverd.frontend --control-fd N --parent-pid PID --index I
---runtime DIR --host 127.0.0.1 --port P`` (with ``pass_fds``); it binds ``frontend_endpoint(DIR, I)``.
+--runtime DIR --host 127.0.0.1 --port P --listen-fd M`` (with ``pass_fds``); it binds ``frontend_endpoint(DIR, I)``. The
+listening socket is the controller's, which keeps it open: while a frontend is started again, clients wait in its queue.
 """
 
 from __future__ import annotations

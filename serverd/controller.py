@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import signal
 import socket
 from collections.abc import Coroutine
@@ -19,19 +18,19 @@ from typing import Any
 from clipperfs.serverd import control
 from clipperfs.serverd.admin import AdminServer
 from clipperfs.serverd.adopter import Adopter
-from clipperfs.serverd.desired import ACTIVE
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.fleet import Fleet, endpoints_of
 from clipperfs.serverd.frontends import FrontendPool
 from clipperfs.serverd.herald import Herald
 from clipperfs.serverd.memory import Memory
 from clipperfs.serverd.metrics import render
+from clipperfs.serverd.progress import Progress
 from clipperfs.serverd.reader import Look, RegistryReader
-from clipperfs.serverd.settings import DaemonSettings
+from clipperfs.serverd.settings import DaemonSettings, default_name
 from clipperfs.serverd.statedir import StateDir, make_runtime_dir
 from clipperfs.serverd.status import describe, failed_versions, replica_status
 from clipperfs.serverd.supervisor import Supervisor
-from clipperfs.serverd.table import build_table
+from clipperfs.serverd.upkeep import Upkeep
 from clipperfs.serverd.watcher import Watcher
 
 import clipperfs
@@ -42,8 +41,10 @@ from clipperfs.registry import Registry
 
 LOG = logging.getLogger("clipperfs.serverd")
 
-THREADS = 8
-"""For looks at the registry, fetches, adoptions and the status file; never more at once."""
+LOOK_THREADS = 3
+"""For looks at the registry, the status file and the snapshot: short work, which never waits behind a long fetch."""
+FETCH_THREADS = 4
+"""For fetching and verifying versions, and for adopting copies."""
 FRONTENDS_READY_S = 30.0
 
 
@@ -58,9 +59,8 @@ class Controller:
 
     def __init__(self, settings: DaemonSettings, state: StateDir, tell_starter: Any) -> None:
         self.settings = settings
-        self.is_ready = False
         host = socket.gethostname()
-        self.name = settings.name or _daemon_name(host, settings)
+        self.name = settings.name or default_name(host, settings)
         self._host = host
         self._state = state
         self._tell_starter = tell_starter
@@ -69,17 +69,15 @@ class Controller:
         )
         self._runtime = runtime_dir(state.path)
         self._started = utc_now()
-        self._applied: dict[str, int] = {}
-        self._epoch = 0
         self._admin_port: int | None = None
         self._tasks: asyncio.TaskGroup
         self._changed = asyncio.Event()
-        self._settled = asyncio.Condition()
         self._stop_asked = asyncio.Event()
         self._drain_s = settings.drain_s
         self._stop_now = asyncio.Event()
         self._is_stopping = False
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="registry")
+        self._executor = ThreadPoolExecutor(LOOK_THREADS, thread_name_prefix="look")
+        self._slow_executor = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._events = Events()
         self._memory = Memory(state, self._events, settings.models, asyncio.get_running_loop().time)
         self._herald = Herald(
@@ -116,6 +114,8 @@ class Controller:
         try:
             self._frontends.bind()
             self._admin_port = self._admin.bind(self.settings.admin_port)
+            if not self._frontends.is_loopback:
+                LOG.warning("queries are answered on %s: anybody who reaches it may ask", self.settings.host)
         except BaseException:
             self._frontends.kill()
             self._admin.close()
@@ -130,7 +130,8 @@ class Controller:
         except* ClipperfsError as group:
             raise group.exceptions[0] from None
         finally:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            for executor in (self._executor, self._slow_executor):
+                executor.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self) -> None:
         self._supervisor = Supervisor(str(self._runtime), lambda replica: self._fleet.take_exit(replica))
@@ -138,18 +139,22 @@ class Controller:
             workspace=self._registry.workspace,
             supervisor=self._supervisor,
             frontends=self._frontends,
-            executor=self._executor,
+            executor=self._slow_executor,
             events=self._events,
             log_dir=self._state.replica_logs,
             endpoints=endpoints_of(str(self._runtime), self.settings.frontend_count),
             spawn_task=self._spawn,
             on_change=self._changed.set,
         )
+        self._progress = Progress(self._fleet, self._frontends, lambda: dict(self._adopter.refusals))
         try:
             socket_path = str(self._runtime / ADMIN_SOCKET)
             await self._admin.start(socket_path)
             self._state.write_daemon(self._document(socket_path))  # from here on handles find the daemon
-            self._spawn(self._supervisor.watch_pulse(), "pulse", vital=True)
+            self._spawn(self._supervisor.watch_pulse(), "replicas' pulse", vital=True)
+            self._spawn(self._frontends.watch_pulse(), "frontends' pulse", vital=True)
+            upkeep = Upkeep(self._state, self._registry.workspace, self._slow_executor, self.settings.cache_limit_bytes)
+            self._spawn(upkeep.run(), "upkeep")
             self._spawn(self._reconcile_for_ever(), "reconcile", vital=True)
             if self.settings.lifeline_fd is not None:
                 asyncio.get_running_loop().add_reader(self.settings.lifeline_fd, self._take_lifeline)
@@ -170,6 +175,7 @@ class Controller:
             reader,
             self._adopter,
             self._executor,
+            self._slow_executor,
             self._events,
             models=self.settings.models,
             poll_s=self.settings.poll_s,
@@ -191,27 +197,21 @@ class Controller:
 
     async def _announce_ready(self) -> None:
         """Tell the starter when the daemon is ready, and every frontend that it accepts."""
+        if not await self._progress.until(lambda: self._frontends.are_ready, FRONTENDS_READY_S):
+            raise DaemonStartFailed("the frontends did not get ready", hint="the daemon's log says why")
         told: set[str] = set()
-        async with asyncio.timeout(None) as limit:
-            limit.reschedule(asyncio.get_running_loop().time() + FRONTENDS_READY_S)
-            try:
-                while not self._frontends.are_ready:
-                    await self._wait_settled()
-            except TimeoutError:
-                raise DaemonStartFailed("the frontends did not get ready; see the daemon's log") from None
-            limit.reschedule(None)
-            while True:
-                waiting = [name for name in self._fleet.desired.models if not self._fleet.is_settled(name)]
-                if not waiting:
-                    break
-                for name in sorted(set(waiting) - told):
-                    self._tell_starter({"state": "loading", "model": name})
-                told.update(waiting)
-                await self._wait_settled()
-        self.is_ready = True
+
+        def is_loaded() -> bool:
+            waiting = self._progress.unsettled()
+            for name in sorted(set(waiting) - told):
+                self._tell_starter({"state": "loading", "model": name})
+            told.update(waiting)
+            return not waiting
+
+        await self._progress.until(is_loaded)
+        self._progress.is_ready = True
         self._changed.set()
-        while not self._frontends.has_applied(self._epoch) or not self._frontends.table.accepting:
-            await self._wait_settled()
+        await self._progress.until(lambda: self._frontends.table.accepting and self._progress.is_routed())
         self._events.tell("daemon ready", pid=os.getpid(), port=self._frontends.port, admin_port=self._admin_port)
         self._tell_starter(
             {
@@ -226,7 +226,7 @@ class Controller:
     async def _end(self) -> None:
         """Drain: readiness fails, the frontends finish, the replicas stop. A second signal cuts it short."""
         self._is_stopping = True
-        self.is_ready = False
+        self._progress.is_ready = False
         self._fleet.close()
         self._events.tell("daemon stopping", drain_s=self._drain_s)
         draining = asyncio.ensure_future(self._drain())
@@ -247,7 +247,7 @@ class Controller:
             os.rmdir(self._runtime)
 
     async def _drain(self) -> None:
-        self._publish()
+        self._progress.publish()
         await self._frontends.drain(self._drain_s)
         await self._herald.withdraw()
 
@@ -276,40 +276,10 @@ class Controller:
             if self._is_stopping:
                 return
             wake_s = self._fleet.reconcile(self._loop_time())
-            self._publish()
-            self._note_applied()
-            async with self._settled:
-                self._settled.notify_all()
-
-    def _publish(self) -> None:
-        """Send the frontends a new table if it differs from the last one, or if somebody waits for one."""
-        table = build_table(
-            self._fleet.desired,
-            [one.view() for one in self._fleet.holdings.values()],
-            self._fleet.serving,
-            {key: hook for key, (hook, _) in dict(self._adopter.refusals).items() if hook},
-            epoch=self._epoch + 1,
-            accepting=self.is_ready,
-        )
-        before = self._frontends.table
-        is_same = (table.apps, table.models, table.accepting) == (before.apps, before.models, before.accepting)
-        if is_same and self._epoch and self._fleet.needs_epoch <= self._epoch:
-            return
-        self._epoch += 1
-        for one in self._fleet.holdings.values():
-            one.was_routed = one.was_routed or one.phase in ("loading", "ready")
-        self._frontends.publish(table)
-
-    def _note_applied(self) -> None:
-        """Note which records are in effect, and have the status in the registry say so."""
-        for name, wanted in self._fleet.desired.models.items():
-            if self._applied.get(name) == wanted.seq or not self._fleet.is_settled(name):
-                continue
-            active = self._fleet.answering(name)
-            load = wanted.names.get(ACTIVE)
-            if load is None or (active is not None and active.wanted.load == load):
-                self._applied[name] = wanted.seq
-        self._herald.tell_soon()
+            self._progress.publish()
+            self._progress.note_applied()
+            self._herald.tell_soon()
+            await self._progress.tell()
 
     def _take_replica_word(self, kind: str, identity: str, message: control.Message) -> None:
         if kind == control.HANG:
@@ -318,6 +288,11 @@ class Controller:
             LOG.warning("a frontend cannot reach replica %s", replica.label)
 
     # What people ask (the admin interface)
+
+    @property
+    def is_ready(self) -> bool:
+        """Say whether the daemon is ready."""
+        return self._progress.is_ready
 
     def status(self) -> dict[str, Any]:
         """Return the status document."""
@@ -332,14 +307,14 @@ class Controller:
             "state_dir": str(self._state.path),
             "ready": self.is_ready,
             "stopping": self._is_stopping,
-            "epoch": self._epoch,
+            "epoch": self._progress.epoch,
         }
         return describe(
             daemon,
             self._memory.describe(self.settings.registry, following=self._watcher.follows),
             self._frontends,
             self._fleet,
-            self._applied,
+            self._progress.applied,
             dict(self._adopter.refusals),
         )
 
@@ -365,8 +340,9 @@ class Controller:
         for name in names:
             self._memory.try_again(name)
         self._want()
-        while not all(self._fleet.is_settled(name) for name in names) and not self._is_stopping:
-            await self._wait_settled()
+        mine = set(names)
+        await self._progress.until(lambda: self._is_stopping or not mine.intersection(self._progress.unsettled()))
+        await self._progress.until(lambda: self._is_stopping or self._progress.is_routed())
         after = self._answering()
         changes = [
             {"model": name, "alias": alias or None, "from": before.get((name, alias)), "to": after.get((name, alias))}
@@ -403,7 +379,7 @@ class Controller:
     def _replica_status(self, expires_unix_s: float) -> ReplicaStatus:
         return replica_status(
             self._fleet,
-            self._applied,
+            self._progress.applied,
             name=self.name,
             host=self._host,
             pid=os.getpid(),
@@ -438,12 +414,6 @@ class Controller:
         except Exception:
             LOG.exception("task %r failed", name)
 
-    async def _wait_settled(self) -> None:
-        async with self._settled:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await self._settled.wait()
-
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do some work; say whether it was done before somebody wanted the daemon to end."""
         doing = self._tasks.create_task(work)
@@ -475,10 +445,3 @@ class Controller:
 
 class _Done(Exception):
     """The daemon has ended as it should."""
-
-
-def _daemon_name(host: str, settings: DaemonSettings) -> str:
-    """Return a name for the daemon that follows the grammar and differs for each state folder of a host."""
-    tag = runtime_dir(settings.state_dir).name.rpartition("-")[2]
-    bare = re.sub(r"[^a-z0-9-]+", "-", host.lower()).strip("-")[:50] or "host"
-    return f"{bare}-{tag}"

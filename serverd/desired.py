@@ -35,10 +35,12 @@ class WantedVersion:
     fuse: str
     """Changes when a load that has failed gets another chance: the pointer's record, ``allow_code``, a reload."""
 
-    @property
-    def load(self) -> str:
-        """Return what tells one load from another: the same text means the same bytes and settings."""
-        return f"{self.version}@{self.manifest}#{json.dumps(self.inherited, sort_keys=True, default=str)}"
+    load: str = field(init=False)
+    """Tells one load from another: the same text means the same bytes and settings."""
+
+    def __post_init__(self) -> None:
+        inherited = json.dumps(self.inherited, sort_keys=True, default=str)
+        object.__setattr__(self, "load", f"{self.version}@{self.manifest}#{inherited}")
 
 
 @dataclass(frozen=True, slots=True)

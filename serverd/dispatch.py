@@ -26,6 +26,7 @@ SMOOTHING: Final = 0.2
 """The weight of a new measurement of a version's predict time."""
 HANG_CHECK_S: Final = 0.25
 REACH_AGAIN_S: Final = 0.02
+HELLO_START: Final = wire.pack_header(wire.HELLO, wire.MAJOR, wire.MINOR, 0)[:-1]
 
 
 class Dispatcher:
@@ -182,7 +183,8 @@ class Dispatcher:
         """Take in one message of a replica."""
         replica = self._replicas.get(identity)
         if replica is None:
-            self._counters.dropped_messages += bool(frames[0])  # a probe may come before the table
+            if frames[0] and not frames[0].startswith(HELLO_START):  # a replica may connect before the table names it
+                self._counters.dropped_messages += 1
             return
         replica.has_spoken = True
         if not replica.is_reachable:
@@ -293,12 +295,16 @@ class Dispatcher:
             return
         del self.versions[version.route.key]
         for replica in version.replicas:
-            self._replicas.pop(replica.identity, None)
+            self._drop_replica(replica)
         for number in [number for number, batch in self._batches.items() if batch.version is version]:
             del self._batches[number]
         if version.delay_timer is not None:
             version.delay_timer.cancel()
         self._on_released(version.route.key)
+
+    def _drop_replica(self, replica: Replica) -> None:
+        if self._replicas.get(replica.identity) is replica:  # else another load has taken the process over
+            del self._replicas[replica.identity]
 
     def _arm(self, deadline: float) -> None:
         if self._timer is not None:
@@ -370,7 +376,7 @@ class Dispatcher:
                 replica = self._replicas[key] = Replica(key, version)
                 version.replicas.append(replica)
         for replica in gone:
-            del self._replicas[replica.identity]
+            self._drop_replica(replica)
             for number in [number for number, batch in self._batches.items() if batch.replica is replica]:
                 self._retry_lost(self._batches.pop(number))
         if not version.replicas:

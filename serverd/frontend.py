@@ -49,6 +49,7 @@ class Frontend:
         self.server = HttpServer(self.handle, limits)
         self.table = RoutingTable()
         self.drained = asyncio.Event()
+        self._may_listen = asyncio.Event()
         self._listener: asyncio.Server | None = None
         self._channel: control.ControlChannel | None = None
         self._asked: dict[int, tuple[Exchange, asyncio.TimerHandle]] = {}
@@ -59,13 +60,24 @@ class Frontend:
         )
         self._predict = PredictHandler(self._dispatcher, self.cache, first_query_id(index, time.time()))
 
-    async def start(self, listener: socket.socket, control_end: socket.socket) -> None:
-        """Listen, join the controller, and say so."""
+    async def start(self, listener: socket.socket, control_end: socket.socket, *, has_clients: bool = False) -> None:
+        """Listen, join the controller, and say so.
+
+        Args:
+            listener: A bound socket.
+            control_end: The frontend's end of the control channel.
+            has_clients: The socket listens already, so clients may wait in its queue: nobody is answered before the
+                first table says what is served.
+        """
         loop = asyncio.get_running_loop()
         self._channel = await control.open_channel(control_end, self._obey, _exit_at_once)
+        if has_clients:
+            await self._may_listen.wait()
         self._listener = await loop.create_server(self.server, sock=listener, backlog=BACKLOG)
         self.server.start()
         self._channel.send(control.READY, pid=os.getpid(), port=listener.getsockname()[1])
+        if self.table.epoch:  # it may have come before the channel was there to say so
+            self._channel.send(control.APPLIED, epoch=self.table.epoch, released=[])
 
     async def serve(self) -> None:
         """Serve until drained."""
@@ -143,6 +155,7 @@ class Frontend:
         elif kind == control.METRICS:
             self._send(control.METRICS, id=message["id"], data=self.snapshot())
         elif kind == control.DRAIN and not self.server.draining:
+            self._may_listen.set()
             if self._listener is not None:
                 self._listener.close()
             self.server.drain(self.drained.set)
@@ -152,6 +165,7 @@ class Frontend:
         served = self._dispatcher.apply(table)
         self._predict.follow(table, served, self.counters)
         self.table = table
+        self._may_listen.set()
         released += self._released
         self._released = []
         self._send(control.APPLIED, epoch=table.epoch, released=released)
@@ -225,7 +239,8 @@ async def run(options: argparse.Namespace) -> None:
     limits = HttpLimits(body_bytes=options.max_body_bytes, connections=options.max_connections)
     endpoint = control.frontend_endpoint(options.runtime, options.index)
     frontend = Frontend(endpoint, options.index, limits, options.cache_bytes)
-    await frontend.start(listener, socket.socket(fileno=options.control_fd))
+    control_end = socket.socket(fileno=options.control_fd)
+    await frontend.start(listener, control_end, has_clients=options.listen_fd is not None)
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 50, 100)
@@ -241,7 +256,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--runtime", required=True, help="the daemon's private directory for sockets")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=1337)
-    parser.add_argument("--listen-fd", type=int, help="a bound socket to listen on, instead of host and port")
+    parser.add_argument("--listen-fd", type=int, help="a listening socket, instead of host and port")
     parser.add_argument("--max-body-bytes", type=int, default=LIMITS.body_bytes)
     parser.add_argument("--max-connections", type=int, default=LIMITS.connections)
     parser.add_argument("--cache-bytes", type=int, default=CACHE_BYTES)

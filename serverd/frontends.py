@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import random
 import signal
@@ -30,6 +31,10 @@ from clipperfs.errors import DaemonStartFailed, InvalidSetting
 from clipperfs.replica.process import exit_reason
 
 BACKLOG = 1024
+PULSE_S = 5.0
+"""How often a frontend is asked for a sign of life."""
+SILENCE_S = 15.0
+"""How long it may take to give one."""
 METRICS_S = 1.0
 """How long a frontend may take to hand over its counters."""
 
@@ -130,6 +135,12 @@ class FrontendPool:
             self._spawn_task(self._start(index), f"frontend {index}")
 
     @property
+    def is_loopback(self) -> bool:
+        """Say whether only this host reaches the query port."""
+        addresses = {listener.getsockname()[0] for listener in self._listeners}
+        return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+    @property
     def are_ready(self) -> bool:
         """Say whether every frontend listens."""
         return len(self._frontends) == self.count and all(one.is_ready for one in self._frontends.values())
@@ -167,8 +178,11 @@ class FrontendPool:
                 one.asked[self._ask_id] = answer
                 one.channel.send(control.METRICS, id=self._ask_id)
                 asked.append(answer)
+        number = self._ask_id
         if asked:
             await asyncio.wait(asked, timeout=METRICS_S)
+        for one in self._frontends.values():
+            one.asked.pop(number, None)
         return [answer.result() for answer in asked if answer.done() and not answer.cancelled()]
 
     def describe(self) -> list[dict[str, Any]]:
@@ -185,6 +199,24 @@ class FrontendPool:
             }
             for index, one in enumerate(known)
         ]
+
+    async def watch_pulse(self) -> None:
+        """Ask every frontend for a sign of life now and then; kill one that gives none, so that it is started again."""
+        while True:
+            await asyncio.sleep(PULSE_S)
+            self._ask_id += 1
+            number = self._ask_id
+            asked = [one for one in self._frontends.values() if one.channel is not None and one.is_ready]
+            for one in asked:
+                one.asked[number] = asyncio.get_running_loop().create_future()
+                assert one.channel is not None
+                one.channel.send(control.METRICS, id=number)
+            if asked:
+                await asyncio.wait([one.asked[number] for one in asked], timeout=SILENCE_S)
+            for one in asked:
+                if one.asked.pop(number, None) is not None and one.index in self._frontends and not one.is_draining:
+                    self._events.tell("frontend hangs", index=one.index, pid=one.process.pid, silent_s=SILENCE_S)
+                    self._cut(one)
 
     async def drain(self, timeout_s: float) -> None:
         """Let every frontend finish what it has, then end; kill those that take longer than ``timeout_s``."""

@@ -66,7 +66,12 @@ class Herald:
                     continue
                 data = canonical_bytes(self._make(time.time() + LIFETIMES * self._period_s))
                 with contextlib.suppress(StorageError):
-                    await loop.run_in_executor(self._executor, self._store.replace, self._key, data)
+                    await loop.run_in_executor(self._executor, self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        # Where a registry was taken away, or a disk unmounted, nothing is to appear in its place.
+        if self._store.stat(layout.REGISTRY) is not None:
+            self._store.replace(self._key, data)
 
     async def withdraw(self) -> None:
         """Take the status away: the daemon is ending."""

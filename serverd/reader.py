@@ -21,8 +21,9 @@ from clipperfs.limits import LIMITS
 from clipperfs.names import name_problem
 from clipperfs.workspace import Workspace, read_registry_document
 
-PROBED_SUBJECTS = 256
-"""Up to this many ledgers are asked for their next slot at every look; beyond, hints and full sweeps must do."""
+PROBED_SUBJECTS = 32
+"""Up to this many ledgers are asked for their next slot at every look; beyond, hints and full sweeps must do: the cost
+of a look is bounded, whatever the registry holds."""
 
 AnyHead: TypeAlias = Head[ModelRecord] | Head[AppRecord]
 
@@ -73,8 +74,8 @@ class RegistryReader:
                 hint="if that is meant, stop the daemon and start it with a new state folder",
             )
         self._registry_id = document.registry_id
-        subjects = self._subjects()
         hinted = self._read_hints()
+        subjects = sorted(filter(self._serves, {*(self._subjects() if full else hinted), *self._known()}), key=str)
         changed = []
         for subject in subjects:
             known = self._heads.get(subject)
@@ -83,8 +84,6 @@ class RegistryReader:
                 is_due = self.workspace.store.stat(layout.slot(subject, known.seq + 1)) is not None
             if is_due and self._follow(subject):
                 changed.append(subject)
-        if full:
-            self._miss(subjects)
         return self._look(changed)
 
     def _look(self, changed: list[Subject]) -> Look:
@@ -96,13 +95,18 @@ class RegistryReader:
             alarms=dict(self._alarms),
         )
 
-    def _subjects(self) -> list[Subject]:
-        """Return every ledger there is, and those known that are not there any more."""
-        found = [
-            Subject("model", name) for name in self._names(layout.MODELS) if self._only is None or name in self._only
-        ]
-        found += [Subject("app", name) for name in self._names(layout.APPS)]
-        return sorted({*found, *self._heads}, key=str)
+    def _subjects(self) -> set[Subject]:
+        """Return every ledger there is: the more there are, the more it costs."""
+        models = {Subject("model", name) for name in self._names(layout.MODELS)}
+        return models | {Subject("app", name) for name in self._names(layout.APPS)}
+
+    def _known(self) -> set[Subject]:
+        """Return every ledger that this daemon has followed, now or in an earlier life."""
+        parted = (name.partition("/") for name in self._remembered)
+        return {*self._heads, *(Subject("app" if kind == "app" else "model", name) for kind, _, name in parted)}
+
+    def _serves(self, subject: Subject) -> bool:
+        return subject.kind == "app" or self._only is None or subject.name in self._only
 
     def _names(self, prefix: str) -> list[str]:
         entries = self.workspace.store.list(prefix)
@@ -171,15 +175,6 @@ class RegistryReader:
             self._alarms.pop("heads.json", None)
         except StorageError as error:  # a full disk must not stop what is served from following
             self._alarms["heads.json"] = f"what was followed cannot be remembered: {error.message}"
-
-    def _miss(self, subjects: list[Subject]) -> None:
-        """Raise alarms for remembered ledgers of which nothing is there."""
-        there = {f"{subject.kind}/{subject.name}" for subject in subjects}
-        for name, (seq, _) in self._remembered.items():
-            kind, _, bare = name.partition("/")
-            if name not in there and (kind == "app" or self._only is None or bare in self._only):
-                noun = "model" if kind == "model" else "application"
-                self._alarms[f"{noun} {bare}"] = f"its log is gone; it had {seq} records"
 
 
 def _read_memory(state: StateDir) -> tuple[str | None, dict[str, tuple[int, str]]]:

@@ -129,9 +129,11 @@ def reconcile(models: Mapping[str, WantedModel], held: Sequence[Held], serving: 
     by_model: dict[str, list[Held]] = {name: [] for name in models}
     for one in held:
         by_model.setdefault(one.model, []).append(one)
-    for name, of_model in by_model.items():
-        current = {slot: key for (model, slot), key in serving.items() if model == name}
-        actions += _reconcile_model(name, models.get(name), of_model, current, now_s)
+    current: dict[str, dict[str, str]] = {}
+    for (model, name), key in serving.items():
+        current.setdefault(model, {})[name] = key
+    for model, of_model in by_model.items():
+        actions += _reconcile_model(model, models.get(model), of_model, current.get(model, {}), now_s)
     return actions
 
 

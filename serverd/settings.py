@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from clipperfs.daemon_files import runtime_dir
 from clipperfs.errors import InvalidSetting
 
 MAX_FRONTENDS = 256
@@ -34,6 +36,8 @@ class DaemonSettings(BaseModel):
     """How often every ledger is looked at, whatever the hints say."""
     status_s: float = Field(default=30.0, ge=0.05, le=3600)
     """How often the daemon's status is written into the registry; it expires after three times as long."""
+    cache_limit_bytes: int = Field(default=20_000_000_000, ge=0)
+    """What the local cache may hold beside the versions that are in use."""
     drain_s: float = Field(default=30.0, ge=0, le=3600)
     name: str | None = None
     """The daemon's name in the registry; ``None``: made of the host's name and the state folder."""
@@ -58,3 +62,10 @@ def parse_settings(data: bytes) -> DaemonSettings:
         finding = error.errors()[0]
         name = ".".join(str(part) for part in finding["loc"]) or "settings"
         raise InvalidSetting(f"{name}: {finding['msg']}", hint="see docs/operations.md", setting=name) from error
+
+
+def default_name(host: str, settings: DaemonSettings) -> str:
+    """Return a name for the daemon that follows the grammar and differs for each state folder of a host."""
+    tag = runtime_dir(settings.state_dir).name.rpartition("-")[2]
+    bare = re.sub(r"[^a-z0-9-]+", "-", host.lower()).strip("-")[:50] or "host"
+    return f"{bare}-{tag}"

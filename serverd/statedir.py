@@ -62,6 +62,22 @@ class StateDir:
             os.close(self._lock)
             self._lock = None
 
+    def trim_log(self, limit_bytes: int) -> None:
+        """Empty this daemon's log when it has grown past ``limit_bytes``, keeping its last quarter as ``<log>.1``.
+
+        Only if standard error goes there, appending: then writing simply goes on.
+        """
+        with contextlib.suppress(OSError):
+            mine = os.fstat(2)
+            found = os.stat(self.log_path)
+            if (mine.st_dev, mine.st_ino) != (found.st_dev, found.st_ino) or found.st_size <= limit_bytes:
+                return
+            with open(self.log_path, "rb") as log:
+                log.seek(-(limit_bytes // 4), os.SEEK_END)
+                tail = log.read()
+            self.log_path.with_name(self.log_path.name + ".1").write_bytes(tail)
+            os.truncate(self.log_path, 0)
+
     def write_daemon(self, document: DaemonDocument) -> None:
         """Write ``daemon.json``. Raises StorageError."""
         self.write(daemon_files.DAEMON_FILE, document.to_bytes())

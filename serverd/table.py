@@ -66,9 +66,11 @@ def build_table(
     apps = {
         name: AppRoute(app.input_type, app.slo_us, app.default_output, app.model) for name, app in desired.apps.items()
     }
+    by_model: dict[str, list[HeldView]] = {}
+    for one in held:
+        by_model.setdefault(one.model, []).append(one)
     models = {
-        name: _model_route(wanted, [one for one in held if one.model == name], serving, refused)
-        for name, wanted in desired.models.items()
+        name: _model_route(wanted, by_model.get(name, []), serving, refused) for name, wanted in desired.models.items()
     }
     return RoutingTable(epoch=epoch, accepting=accepting, apps=apps, models=models)
 
@@ -77,7 +79,11 @@ def _model_route(
     wanted: WantedModel, held: Sequence[HeldView], serving: Serving, refused: Mapping[tuple[str, str], str]
 ) -> ModelRoute:
     by_key = {one.key: one for one in held}
-    names = {name: by_key[key] for (model, name), key in serving.items() if model == wanted.name and key in by_key}
+    names = {}
+    for name in wanted.names:
+        key = serving.get((wanted.name, name))
+        if key in by_key:
+            names[name] = by_key[key]
     versions: dict[str, VersionRoute] = {}
     # Of two loads of one version (its settings changed with the pointer) the one that answers wins, then readiness.
     answering = {one.key for one in names.values()}

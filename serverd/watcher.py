@@ -34,6 +34,8 @@ class Watcher:
     """Looks at the registry and hands over what it found.
 
     Args:
+        executor: for looks: they must never wait behind a long fetch.
+        slow_executor: for adopting copies.
         on_look: called on the loop after each look that succeeded.
         on_failure: called on the loop after each that did not.
     """
@@ -43,6 +45,7 @@ class Watcher:
         reader: RegistryReader,
         adopter: Adopter,
         executor: Executor,
+        slow_executor: Executor,
         events: Events,
         *,
         models: list[str] | None,
@@ -55,6 +58,7 @@ class Watcher:
         self._reader = reader
         self._adopter = adopter
         self._executor = executor
+        self._slow_executor = slow_executor
         self._events = events
         self._models = models
         self._poll_s = poll_s
@@ -132,7 +136,7 @@ class Watcher:
         """Have plain copies adopted, on a thread: hashing them and running hooks may take long."""
         if self._settling is None or self._settling.done():
             self._settling = self._loop.run_in_executor(
-                self._executor, self._adopter.settle_soon, look.models, self._models
+                self._slow_executor, self._adopter.settle_soon, look.models, self._models
             )
             self._settling.add_done_callback(self._take_settled)
 

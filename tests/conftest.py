@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import uuid
 from collections import Counter
@@ -40,8 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         (place / folder).mkdir(mode=0o700)
         os.environ[name] = str(place / folder)
-    if not hasattr(config, "workerinput"):
-        os.environ[MARK] = uuid.uuid4().hex
+    os.environ[MARK] = uuid.uuid4().hex
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -56,13 +56,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End and report processes that a test left running: each is a bug of a test or of the code."""
-    if not hasattr(session.config, "workerinput"):
-        for pid, command in _started_processes():
-            _leftovers.append(f"{pid}: {command}")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if _leftovers and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    for pid, command in _started_processes():
+        _leftovers.append(f"{pid}: {command}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    _reap_daemons()
+    if _leftovers and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     for place in _places:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -86,7 +86,7 @@ def _skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def _started_processes() -> list[tuple[int, str]]:
-    """Return the living processes, other than this one and its own workers, that carry this session's mark."""
+    """Return the living processes, other than this one, that carry this session's mark."""
     needle = f"{MARK}={os.environ.get(MARK)}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -97,10 +97,16 @@ def _started_processes() -> list[tuple[int, str]]:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except OSError:
             continue
-        if needle in environment.split(b"\0") and not _is_test_runner(command):
+        if needle in environment.split(b"\0") and "resource_tracker" not in command:
             found.append((int(entry.name), command[:200]))
     return found
 
 
-def _is_test_runner(command: str) -> bool:
-    return "resource_tracker" in command or "import sys;exec(eval(sys.stdin.readline()))" in command
+def _reap_daemons() -> None:
+    """Collect daemons that ended behind the back of the handle that started them (killed, or stopped from a shell).
+
+    A program that goes on would reap them through its handles; at the end of this one they would each cost a warning.
+    """
+    daemon = sys.modules.get("clipperfs.daemon")
+    for process in daemon._started.values() if daemon else ():
+        process.poll()

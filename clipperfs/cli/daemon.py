@@ -35,6 +35,7 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
         frontends=settings.frontends,
         state_dir=settings.state_dir,
         cache_dir=settings.cache_dir,
+        cache_limit_bytes=int(settings.cache_limit),
         models=settings.models,
         watch=settings.watch,
         drain_s=settings.drain,
@@ -56,6 +57,7 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
 @click.option("--host", metavar="ADDRESS", help="Where queries are answered.  [default: 127.0.0.1]")
 @click.option("--frontends", metavar="N|auto", help="Frontend processes; auto: a processor each but one.  [default: 1]")
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="Serve only this model; may be repeated.")
+@click.option("--cache-limit", metavar="SIZE", help="What the local cache may hold, unused.  [default: 20GB]")
 @click.option("--no-watch", is_flag=True, help="Do not follow the registry until 'clipperfs watch' or a reload.")
 @state_dir_option
 @click.option("--wait", "wait_s", type=DURATION, default="60s", show_default=True, help="Time to get ready (exit 7).")
@@ -67,6 +69,7 @@ def start(
     host: str | None,
     frontends: str | None,
     models: tuple[str, ...],
+    cache_limit: str | None,
     no_watch: bool,
     state_dir: str | None,
     wait_s: float,
@@ -84,6 +87,7 @@ def start(
         host=host,
         frontends=frontends,
         models=list(models) or None,
+        cache_limit=cache_limit,
         watch=False if no_watch else None,
         state_dir=state_dir,
     )

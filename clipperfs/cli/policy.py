@@ -30,7 +30,7 @@ hook_timeout_s, load_timeout_s, predict_timeout_s, quiet_s, grace_s"""
     examples=[
         "clipperfs policy digits",
         "clipperfs policy digits replicas=2 activation=on-publish",
-        "clipperfs policy digits 'hooks=[{quality: {min_accuracy: 0.9}}]'",
+        "clipperfs policy digits 'hooks=[{quality: {floor: 0.9}}]'",
     ],
     help=f"""Show the policy of MODEL, or change it by KEY=VALUE. An empty value brings the default back.
 

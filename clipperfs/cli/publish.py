@@ -116,7 +116,10 @@ def _note_unknown(call: Call, wrapper: str | None) -> None:
 def _published_text(verb: str, published: Published) -> str:
     name = f"{published.model}/{published.version}"
     facts = f"manifest {short(published.manifest_digest)}, {size(published.size_bytes)}"
-    lines = [f"{name} was there already ({facts})" if published.was_there else f"{verb} {name} ({facts})"]
+    lines = [f"{verb} {name} ({facts})"]
+    if published.was_there:
+        brought = verb == "sealed"  # a copy that came with its manifest
+        lines = [f"{name} is recorded as it came ({facts})" if brought else f"{name} was there already ({facts})"]
     if published.activation is not None:
         lines.append(activation_text(published.model, published.activation))
     else:

@@ -111,6 +111,7 @@ def test_without_watching_nothing_is_followed_until_reload_and_watch(rig: Rig) -
         assert daemon.status()["models"]["m"]["active"] == "1"
         assert daemon.status()["registry"]["following"] is False
         assert daemon.reload("m")["changes"] == [{"model": "m", "alias": None, "from": "1", "to": "2"}]
+        assert rig.ask()["version"] == "2"  # the very next query: reload returns when every frontend has the new table
         assert daemon.reload()["changes"] == []
         rig.publish("3")
         time.sleep(0.4)
@@ -213,6 +214,22 @@ def test_second_term_ends_the_drain(rig: Rig) -> None:
         assert time.monotonic() - started_s < 1.5
         asking.join()
         daemon.stop()
+
+
+def test_daemon_in_the_foreground_logs_to_stderr_and_ends_on_term(rig: Rig) -> None:
+    rig.publish("1")
+    program = (
+        "from clipperfs import Daemon\n"
+        f"Daemon({rig.registry.url!r}, port=0, admin_port=None, state_dir={str(rig.state_dir)!r}).run()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: rig.daemon.is_running() and rig.daemon.status()["daemon"]["ready"])
+        assert rig.daemon.status()["daemon"]["pid"] == process.pid
+        assert rig.ask()["version"] == "1"
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "daemon ready" in log and "daemon stopped" in log
 
 
 def test_daemon_that_is_not_detached_ends_with_its_program(rig: Rig) -> None:

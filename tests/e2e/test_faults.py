@@ -62,6 +62,32 @@ def test_killed_frontend_comes_back_on_its_port_and_refuses_nobody(rig: Rig) -> 
         assert daemon.status()["frontends"][0]["pid"] != frontend["pid"]
 
 
+@pytest.mark.parametrize(("frontends", "reconnect"), [(1, True), (2, False)])
+def test_killed_frontend_under_load_cuts_its_connections_once_and_refuses_nobody(
+    rig: Rig, frontends: int, reconnect: bool
+) -> None:
+    rig.publish("1")
+    with rig.running(frontends=frontends) as daemon, Load(rig, connections=6, reconnect=reconnect) as load:
+        victim = daemon.status()["frontends"][-1]["pid"]
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: daemon.status()["frontends"][-1]["pid"] not in (None, victim))
+        wait_for(lambda: daemon.status()["frontends"][-1]["state"] == "ready")
+    assert len(load.failures) <= 6
+    assert all(one.startswith(("RemoteDisconnected", "ConnectionReset", "BrokenPipe")) for one in load.failures)
+
+
+def test_model_that_crashes_does_not_hurt_its_neighbour(rig: Rig) -> None:
+    rig.publish("1")
+    rig.registry.publish("n", "1", rig.code_folder("n1"))
+    rig.registry.policy("n", {"allow_code": True})
+    rig.registry.activate("n", "1")
+    rig.registry.app_register("b", input_type="doubles", default_output="none", slo_us=300_000, link="n")
+    with rig.running() as daemon, Load(rig) as load, Client(daemon.port) as client:
+        for _ in range(3):
+            assert client.ask({"input": [666.0, 1.0]}, "b")["default"] is True
+    assert load.failures == []
+
+
 def test_killed_frontend_of_two_leaves_the_other_answering(rig: Rig) -> None:
     rig.publish("1")
     with rig.running(frontends=2) as daemon:
@@ -94,6 +120,8 @@ def test_registry_that_disappears_while_serving_changes_nothing_also_across_a_re
         assert rig.ask()["version"] == "1"
         assert daemon.status()["degraded"]
         assert "clipperfs_registry_reachable 0.0" in daemon.metrics()
+        with pytest.raises(NotFound, match="no registry"):
+            daemon.reload()
     assert load.failures == []
     with rig.running() as daemon:
         assert rig.ask()["version"] == "1"

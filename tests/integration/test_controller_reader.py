@@ -12,6 +12,7 @@ from clipperfs.serverd.statedir import StateDir
 
 from clipperfs import Registry
 from clipperfs.errors import NotFound, StoredDataError
+from clipperfs.testing.fault_store import FaultStore
 from clipperfs.workspace import Workspace
 
 
@@ -186,3 +187,21 @@ def test_a_memory_that_cannot_be_written_is_an_alarm_and_following_goes_on(
     look = reader.look(full=True)
     assert "heads.json" in look.alarms
     assert look.models["m"].seq == 1
+
+
+def test_cost_of_a_look_does_not_grow_with_the_number_of_models(registry: Registry, state: StateDir) -> None:
+    counting = FaultStore(registry.store)
+    mine = registry.workspace
+    reader = RegistryReader(Workspace(counting, mine.cache, mine.actor), state, None)
+    costs = []
+    for count in (40, 80):
+        for number in range(count):
+            registry.policy(f"m{number}", {"replicas": 2})
+        reader.look(full=True)
+        reader.look(full=False)
+        counting.calls.clear()
+        assert reader.look(full=False).changed == ()
+        costs.append(len(counting.calls))
+    assert costs == [2, 2], "registry.json and one listing of the hints"
+    registry.policy("m7", {"replicas": 3})
+    assert [str(subject) for subject in reader.look(full=False).changed] == ["model m7"]

@@ -35,6 +35,7 @@ class Bench:
             self.reader,
             Adopter(registry, events, settle_s=60),
             self.executor,
+            self.executor,
             events,
             models=None,
             poll_s=poll_s,

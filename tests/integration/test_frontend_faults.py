@@ -82,6 +82,22 @@ def test_frames_that_mean_nothing_are_dropped_and_counted(rig: Rig, behaviour: s
     for value in range(20):
         assert predict(rig, {"input": [value]}).json["output"] == [float(value)]
     wait_for(lambda: rig.metrics()["dropped_messages"] >= 20)
+    version = rig.metrics()["versions"][0]
+    assert (version["batches"], version["late"], version["failed_batches"]) == (20, 0, 0)
+
+
+def test_replica_cannot_answer_for_another(rig: Rig) -> None:
+    honest = rig.start_peer("slow:300")
+    rig.serve(honest, slo_ms=3000)
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(predict(rig, {"input": [7]})))
+    thread.start()
+    wait_for(lambda: rig.metrics()["queues"][0]["in_flight"] == 1)
+    rig.serve(honest, rig.start_peer("guess"), slo_ms=3000)
+    assert predict(rig, {"input": [8]}).json["output"] == [8.0]
+    thread.join(5)
+    assert answers[0].json["output"] == [7.0]
+    assert rig.metrics()["dropped_messages"] == 1
 
 
 @pytest.mark.parametrize("behaviour", ["short", "lying", "empty", "fault"])
@@ -243,6 +259,17 @@ def test_batch_of_inputs_leases_one_version_across_a_switch(rig: Rig) -> None:
     assert {element["output"] for element in answers[0].json["batch_predictions"]} == {"a"}
     assert answers[0].headers["Clipperfs-Version"] == "a"
     rig.wait_released("key-a")
+
+
+def test_idle_version_is_released_with_the_table_that_drops_it(rig: Rig) -> None:
+    peer = rig.start_peer()
+    rig.serve(peer, key="old")
+    predict(rig, {"input": [1]})
+    rig.serve(peer, key="new")
+    assert rig.released == ["old"]
+    assert predict(rig, {"input": [2]}).json["output"] == [2.0]
+    rig.route({}, {})
+    assert rig.released == ["old", "new"]
 
 
 def test_version_that_never_answers_is_released_when_its_queries_have_expired(rig: Rig) -> None:

@@ -9,6 +9,7 @@ Run as ``wire_peer.py ENDPOINT IDENTITY [BEHAVIOUR…]``; says ``connected`` on 
     twice          answers twice, and for batches that never were
     short          one length too few               lying         lengths that do not add up
     empty          no bytes for the first output    name:TEXT     answers with TEXT
+    guess          answers the batch before its own, too
     once           answers the first batch, then falls silent
     log:PATH       writes the size of each batch and its inputs' first elements to a file
 """
@@ -71,6 +72,8 @@ def answer(peer: zmq.Socket[bytes], behaviour: dict[str, str], fields: list[Any]
         os._exit(9)
     if "silent" in behaviour or ("once" in behaviour and seen):
         return
+    if "guess" in behaviour:
+        peer.send_multipart([msgpack.packb([OUTPUT, batch - 1, 1, [1]]), b"0"])
     time.sleep(float(behaviour.get("slow", 0)) / 1000)
     if "fault" in behaviour or float(behaviour.get("fault-on", "nan")) in firsts:
         peer.send(msgpack.packb([FAULT, batch, "ValueError: no"]))

@@ -24,7 +24,7 @@ def complete(**fields: Any) -> Assessment:
 
 def judge(copy: Assessment, *, policy: str = "marker", unchanged_s: float | None = 5.0, listing: str = "same") -> str:
     seen = None if unchanged_s is None else Seen(listing, 100.0 - unchanged_s)
-    return judge_copy(copy, seen, Policy(adopt=policy, quiet_s=10), 100.0, 2.0)  # type: ignore[arg-type]
+    return judge_copy(copy, seen, Policy(adopt=policy, quiet_s=10), 100.0, 2.0)
 
 
 @pytest.mark.parametrize("policy", ["marker", "quiescent", "manifest"])

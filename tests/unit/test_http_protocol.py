@@ -133,6 +133,24 @@ def test_other_head_after_a_known_one_goes_to_its_own_target() -> None:
     assert [target for _, target, _ in site.asked] == [b"/a", b"/b", b"/a", b"/b", b"/a", b"/a"]
 
 
+def test_head_that_differs_behind_the_length_is_not_the_known_one() -> None:
+    site = Site()
+    connection, transport = site.connect()
+    head = b"POST /a HTTP/1.1\r\nContent-Length: 2\r\nConnection: %b\r\n\r\nhi"
+    connection.data_received(head % b"keep-alive")
+    connection.data_received(head % b"keep-alive")
+    connection.data_received(head % b"close     ")
+    assert transport.closed
+
+
+def test_old_client_that_keeps_the_connection_is_told_so_each_time() -> None:
+    site = Site()
+    connection, transport = site.connect()
+    for _ in range(3):
+        connection.data_received(POST.replace(b"1.1", b"1.0").replace(b"Host: x", b"Connection: keep-alive"))
+    assert transport.written.count(b"Connection: keep-alive") == 3
+
+
 def test_known_head_with_a_signed_or_padded_length_is_not_taken_for_a_number() -> None:
     for digits in (b"+2", b"-2", b" 2", b"2 ", b"2_0", b"\xb2", b"0x2"):
         site = Site()
@@ -246,6 +264,16 @@ def test_head_over_the_limit_is_refused(raw: bytes, piece: int) -> None:
     assert site.asked == []
 
 
+def test_many_requests_in_one_piece_are_not_a_large_head() -> None:
+    site = Site(header_bytes=1000, pipeline=10_000)
+    connection, transport = site.connect()
+    for _ in range(3):
+        connection.data_received(GET[10:] * (len(site.asked) > 0) + GET * 500 + GET[:10])
+    connection.data_received(GET[10:])
+    assert statuses(transport.written) == [200] * len(site.asked)
+    assert len(site.asked) > 1500
+
+
 def test_body_over_the_limit_is_refused_before_it_is_read() -> None:
     site = Site(body_bytes=100)
     connection, transport = site.connect()
@@ -351,8 +379,8 @@ def test_second_reply_to_a_request_is_dropped() -> None:
     site = Site(answer_now=False)
     connection, transport = site.connect()
     connection.data_received(POST + POST)
-    for exchange in (site.exchanges[1], site.exchanges[1], site.exchanges[0], site.exchanges[0]):
-        exchange.reply(200, b"{}")
+    for number, status in ((1, 200), (1, 500), (0, 200), (0, 500), (1, 500)):
+        site.exchanges[number].reply(status, b"{}")
     assert statuses(transport.written) == [200, 200]
 
 

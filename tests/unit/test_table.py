@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from clipperfs.serverd.desired import ACTIVE, Desired, WantedApp, WantedModel, WantedVersion
+from clipperfs.serverd.reconciler import Phase
 from clipperfs.serverd.routing import NO_MODEL, ModelRoute
 from clipperfs.serverd.table import HeldView, build_table
 
@@ -22,7 +23,7 @@ def wanted(active: WantedVersion | None, **more: Any) -> WantedModel:
     return WantedModel("m", 3, more.pop("policy", Policy()), loads | more.pop("loads", {}), names | more, None)
 
 
-def view(of: WantedVersion, phase: str = "ready", replicas: tuple[str, ...] = ("aa",), **more: Any) -> HeldView:
+def view(of: WantedVersion, phase: Phase = "ready", replicas: tuple[str, ...] = ("aa",), **more: Any) -> HeldView:
     more.setdefault("was_ready", phase == "ready")
     fields: dict[str, Any] = {"key": f"k{of.version}", "input_type": "doubles", **more}
     return HeldView(
@@ -32,7 +33,7 @@ def view(of: WantedVersion, phase: str = "ready", replicas: tuple[str, ...] = ("
         load=of.load,
         phase=phase,
         replicas=replicas,
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
 
 

@@ -69,15 +69,15 @@ class HdfsStore:
         with told_plainly("open", key):
             try:
                 return cast(BinaryIO, self.client.open(self._path(key)))
-            except FileNotFoundError:
-                found = self.client.status(self._path(key))
+            except (FileNotFoundError, NotADirectoryError):
+                found = self._status(self._path(key))
             if found is not None and found.is_folder:
                 raise StoredDataError(f"{key} is not a regular file", hint="remove it from the registry")
             return None
 
     def stat(self, key: str) -> Entry | None:
         with told_plainly("look at", key):
-            found = self.client.status(self._path(key))
+            found = self._status(self._path(key))
         return None if found is None else _entry(found, found.name)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
@@ -186,6 +186,12 @@ class HdfsStore:
         if any(part in ("", ".", "..") for part in key.split("/")):
             raise StorageError(f"{key!r} is not a key")
         return f"{self.root}/{key}"
+
+    def _status(self, path: str) -> Status | None:
+        try:
+            return self.client.status(path)
+        except NotADirectoryError:  # nothing can lie below a file
+            return None
 
     def _write_beside(self, path: str, data: bytes) -> str:
         """Return the path of a new file with this content in the folder of ``path``: whole, closed and checked."""

@@ -47,7 +47,7 @@ class HdfsClient(Protocol):
     """:meth:`write` returns after the DataNodes have brought the data to their disks."""
 
     def status(self, path: str) -> Status | None:
-        """Return a file's or folder's status, or ``None`` when it is absent."""
+        """Return a file's or folder's status, or ``None`` when it is absent. May raise NotADirectoryError."""
 
     def list(self, path: str) -> list[Status]:
         """Return a folder's children in no particular order. Raises FileNotFoundError, NotADirectoryError."""
@@ -68,7 +68,7 @@ class HdfsClient(Protocol):
         """Delete a file or folder; say whether it was there. Raises OSError(ENOTEMPTY) for a folder that is not."""
 
     def open(self, path: str) -> HdfsStream:
-        """Open a file for reading. Raises FileNotFoundError (also for a folder)."""
+        """Open a file for reading. Raises FileNotFoundError (also for a folder), NotADirectoryError."""
 
 
 class HdfsStream(io.RawIOBase):
@@ -140,6 +140,8 @@ def within(deadline_s: float, what: str, call: Callable[[], T]) -> T:
 
 
 _LACKED = re.compile(r"user=(?P<user>[^,]*), access=(?P<right>\w+)")
+_BELOW_A_FILE = re.compile(r'access=EXECUTE, inode="[^"]*":[^:]*:[^:]*:-|is not a directory', re.IGNORECASE)
+"""What somebody who is not the superuser hears of a path below a file: that a right on that file is lacking."""
 _QUOTA = re.compile(r"The (DiskSpace|NameSpace) quota ")
 _AWAY = ("SafeModeException", "StandbyException", "RetriableException", "NotReplicatedYetException")
 
@@ -155,6 +157,8 @@ def refusal(java_class: str, message: str, what: str) -> OSError | StorageError:
         return FileNotFoundError(errno.ENOENT, text)
     if name == "PathIsNotEmptyDirectoryException":
         return OSError(errno.ENOTEMPTY, text)
+    if name == "ParentNotDirectoryException" or (name == "AccessControlException" and _BELOW_A_FILE.search(text)):
+        return NotADirectoryError(errno.ENOTDIR, text)
     if name in ("AccessControlException", "SecurityException", "AuthorizationException"):
         lacked = _LACKED.search(text)
         right = f"user {lacked['user']} lacks the right to {lacked['right']}" if lacked else "this user lacks the right"

@@ -123,7 +123,7 @@ def _translated(what: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         told = _REFUSED.search(str(error))
         if told is not None:
-            raise refusal(told["java_class"], told["message"], what) from error
+            raise refusal(told["java_class"], told["message"].replace('\\"', '"'), what) from error
         raise StorageUnavailable(
             f"cannot {what}: {str(error).partition(chr(10))[0]}",
             hint="check that the NameNode and its DataNodes are up and can be reached, then run the command again",

@@ -85,7 +85,8 @@ class WebClient:
                 )
             raise FileExistsError(target) if self.status(target) else FileNotFoundError(source)
         nested = f"{target}/{source.rpartition('/')[2]}"
-        if self.status(nested) is not None:
+        landed = self.status(target)
+        if landed is not None and landed.is_folder and self.status(nested) is not None:
             self._call(f"bring {nested} back", lambda: self._client._rename(nested, destination=source))
             raise FileExistsError(target)
 

@@ -49,6 +49,17 @@ def test_address_without_a_place_or_with_a_user_is_refused(given: str) -> None:
         ("org.apache.hadoop.hdfs.server.namenode.SafeModeException", "Cannot rename /a.", StorageUnavailable),
         ("org.apache.hadoop.ipc.StandbyException", "Operation category READ", StorageUnavailable),
         ("java.io.IOException", "File /a could only be replicated to 0 nodes", StorageUnavailable),
+        (
+            "org.apache.hadoop.security.AccessControlException",
+            'Permission denied: user=a, access=EXECUTE, inode="/r/f":root:supergroup:-rw-r--r--',
+            NotADirectoryError,
+        ),
+        (
+            "org.apache.hadoop.security.AccessControlException",
+            'Permission denied: user=a, access=EXECUTE, inode="/r":root:supergroup:drwx------',
+            StorageDenied,
+        ),
+        ("org.apache.hadoop.fs.ParentNotDirectoryException", "/r/f (is not a directory)", NotADirectoryError),
         ("java.lang.IllegalStateException", "Current inode is not a directory", StorageError),
     ],
 )

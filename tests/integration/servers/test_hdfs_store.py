@@ -198,6 +198,8 @@ def test_missing_right_is_denied_by_name(hdfs: Hdfs, either: HdfsStore, monkeypa
     monkeypatch.setenv("HADOOP_USER_NAME", "mallory")
     theirs = open_store(either.url)
     assert theirs.read("log/1", limit_bytes=9) == b"x"
+    assert theirs.stat("log/1/below") is None, "below a file is nothing, not a lacking right"
+    assert theirs.open("log/1/below") is None and list(theirs.list("log/1/below")) == []
     for attempt in (lambda: theirs.create("log/2", b"y"), lambda: theirs.replace("log/1", b"y")):
         with pytest.raises(StorageDenied) as caught:
             attempt()

@@ -8,6 +8,7 @@ from clipperfs.errors import InvalidSetting
 from clipperfs.store.base import Store
 
 WRITABLE_SCHEMES = ("file", "memory")
+CONDITIONAL_SCHEMES = ("az", "abfs", "abfss", "gs", "gcs")
 OWN_CLASS_LATER = ("s3", "s3a", "hdfs", "webhdfs")
 """Not left to the class for everything else, which would call them read-only."""
 
@@ -51,6 +52,10 @@ def open_store(url: str | os.PathLike[str]) -> Store:
         from clipperfs.store.memory import memory_store
 
         return memory_store(rest)
+    if scheme in CONDITIONAL_SCHEMES:
+        from clipperfs.store.conditional_store import ConditionalStore
+
+        return ConditionalStore(address)
     if scheme != "file":
         from clipperfs.store.fsspec_store import FsspecStore
 

@@ -244,10 +244,10 @@ class FsspecStore:
             cause = error.__cause__
             if not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError | LookupError):
                 raise
-            if getattr(cause, "status", None) in (404, 410):
+            if _status(cause) in (404, 410):
                 raise
             raise _told_plainly(cause, action, key) from error
-        except (IsADirectoryError, NotADirectoryError, StorageError, InvalidSetting):
+        except (FileExistsError, IsADirectoryError, NotADirectoryError, StorageError, InvalidSetting):
             raise
         except Exception as error:
             raise _told_plainly(error, action, key) from error
@@ -303,16 +303,29 @@ def _unix_s(stamps: list[Any]) -> float:
     return 0.0
 
 
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status that an error carries: each package calls it otherwise."""
+    found = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    return next((status for status in found if isinstance(status, int)), None)
+
+
 def _told_plainly(error: Exception, action: str, key: str) -> StorageError:
     """Return what an error of a filesystem's package means, by its HTTP status where it has one."""
-    status = getattr(error, "status", None) or getattr(error, "code", None)
+    status = _status(error)
     what = f"cannot {action} {key}: {type(error).__name__}: {str(error)[:300]}"
     if isinstance(error, PermissionError) or status in (401, 403):
         return StorageDenied(what, hint="ask the registry's owner for the right", key=key)
     if isinstance(error, NotImplementedError) or status == 405:
         return StorageDenied(what, hint="this filesystem is read-only for clipperfs", key=key)
-    is_network = type(error).__module__.partition(".")[0] in ("aiohttp", "urllib3", "requests", "paramiko", "ftplib")
-    if isinstance(error, ConnectionError | TimeoutError) or is_network or (isinstance(status, int) and status >= 429):
+    is_network = type(error).__module__.partition(".")[0] in (
+        "aiohttp",
+        "urllib3",
+        "requests",
+        "paramiko",
+        "ftplib",
+        "azure",
+    )
+    if isinstance(error, ConnectionError | TimeoutError) or is_network or (status is not None and status >= 429):
         return StorageUnavailable(what, hint="check that the filesystem answers, then run it again", key=key)
     if isinstance(error, OSError) and error.errno is not None:
         return storage_error(error, action, key)

@@ -9,6 +9,7 @@ from clipperfs.errors import InvalidSetting
 from clipperfs.store.base import Store
 
 WRITABLE_SCHEMES = ("file", "hdfs", "memory", "s3", "webhdfs")
+CONDITIONAL_SCHEMES = ("az", "abfs", "abfss", "gs", "gcs")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _HDFS_PLACE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 
@@ -59,6 +60,10 @@ def open_store(url: str | os.PathLike[str]) -> Store:
         from clipperfs.store.hdfs import hdfs_store
 
         return hdfs_store(address)
+    if scheme in CONDITIONAL_SCHEMES:
+        from clipperfs.store.conditional_store import ConditionalStore
+
+        return ConditionalStore(address)
     if scheme != "file":
         from clipperfs.store.fsspec_store import FsspecStore
 

@@ -42,7 +42,7 @@ def test_anything_else_is_refused_with_examples(text: str) -> None:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """A model whose log has six records of two actors, an hour apart by their writers' clocks."""
     source = tmp_path / "s"
     source.mkdir()
@@ -50,20 +50,14 @@ def registry(tmp_path: Path) -> Registry:
     ana = Registry.init(tmp_path / "r", cache_dir=tmp_path / "c", actor="ana@host")
     bot = Registry(tmp_path / "r", cache_dir=tmp_path / "c", actor="CI@build-7")
     hours = iter(range(24))
-    import clipperfs.ledger
-
-    original = clipperfs.ledger.utc_now
-    clipperfs.ledger.utc_now = lambda: f"2026-11-20T{next(hours):02d}:00:00.000Z"
-    try:
-        ana.publish("digits", "1", source)
-        bot.publish("digits", "2", source)
-        bot.policy("digits", {"replicas": 2})
-        ana.retire("digits", "1")
-        ana.retire("digits", "2")
-        bot.retire("digits", "2", undo=True)
-        ana.app_register("reader", input_type="doubles", default_output="0", slo_us=1000)
-    finally:
-        clipperfs.ledger.utc_now = original
+    monkeypatch.setattr("clipperfs.ledger.utc_now", lambda: f"2026-11-20T{next(hours):02d}:00:00.000Z")
+    ana.publish("digits", "1", source)
+    bot.publish("digits", "2", source)
+    bot.policy("digits", {"replicas": 2})
+    ana.retire("digits", "1")
+    ana.retire("digits", "2")
+    bot.retire("digits", "2", undo=True)
+    ana.app_register("reader", input_type="doubles", default_output="0", slo_us=1000)
     return ana
 
 

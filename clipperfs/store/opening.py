@@ -8,7 +8,6 @@ import re
 from clipperfs.errors import InvalidSetting
 from clipperfs.store.base import Store
 
-WRITABLE_SCHEMES = ("file", "hdfs", "memory", "s3", "webhdfs")
 CONDITIONAL_SCHEMES = ("az", "abfs", "abfss", "gs", "gcs")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _HDFS_PLACE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(:[0-9]{1,5})?")

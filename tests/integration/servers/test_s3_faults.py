@@ -95,7 +95,7 @@ def test_record_is_written_once_whatever_the_answer(
 ) -> None:
     for name, value in {**server.environment, "AWS_ENDPOINT_URL": proxy.url}.items():
         monkeypatch.setenv(name, value)
-    registry = Registry.init(f"s3://{server.bucket}/{prefix}", cache_dir=tmp_path / "cache")
+    registry = Registry.init(f"s3://{server.bucket}/{prefix}", cache_dir=tmp_path / "cache", probe="skip")
     registry.policy("m", {"replicas": 2})
     for number in range(5):
         proxy.meet(mode, method="PUT", path="/log/")

@@ -54,7 +54,7 @@ def test_main_job_runs_by_changing_one_address(
     first, better, spoilt = train_models(tmp_path / "models", data)
     row = data.held_rows[0].tolist()
 
-    registry = Registry.init(url, cache_dir=tmp_path / "cache")
+    registry = Registry.init(url, cache_dir=tmp_path / "cache", probe="skip")
     registry.policy("digits", {"cache": "off"})
     registry.publish("digits", "1", first, activate=True)
     registry.app_register("reader", input_type="doubles", default_output="unknown", slo_us=5_000_000, link="digits")

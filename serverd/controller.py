@@ -125,10 +125,11 @@ class Controller:
                 self._tasks = tasks
                 await self._serve()
                 raise _Done
-        except* _Done:
-            pass
-        except* ClipperfsError as group:
-            raise group.exceptions[0] from None
+        except BaseExceptionGroup as group:
+            # Not except*: before Python 3.11.4 what it raises arrives wrapped in a group.
+            if (failures := group.split(_Done)[1]) is not None:
+                named, others = failures.split(ClipperfsError)
+                raise failures if named is None or others is not None else named.exceptions[0] from None
         finally:
             for executor in (self._executor, self._slow_executor):
                 executor.shutdown(wait=False, cancel_futures=True)

@@ -169,11 +169,12 @@ def seal_copy(workspace: Workspace, model: ModelName, version: VersionName, sett
             hint="if the publisher is dead, run 'clipperfs publish' again with the same files",
             missing=[],
         )
+    arrived = _list_payload(workspace, model, version)
     files = _hash_files(workspace, model, version)
     own = read_author_settings(workspace, model, version)
     if settings is not None and settings.wrapper is not None:
         own = own.model_copy(update={"wrapper": settings.wrapper})
-    if look_at(workspace, model, version).listing != before.listing:
+    if _list_payload(workspace, model, version) != arrived:  # a manifest by another sealer is no change of the copy
         raise IncompleteVersion(
             f"version {version} of model {model} changed while it was being sealed",
             hint="the copy is still going on; seal it again when it has ended",
@@ -204,6 +205,12 @@ def read_author_settings(workspace: Workspace, model: ModelName, version: Versio
     key = layout.payload(model, version, layout.AUTHOR_FILE)
     data = workspace.store.read(key, limit_bytes=LIMITS.author_bytes)
     return VersionSettings() if data is None else parse_author_file(data).settings()
+
+
+def _list_payload(workspace: Workspace, model: ModelName, version: VersionName) -> list[tuple[str, int, str]]:
+    """Return name, size and change token of every payload file."""
+    entries = workspace.store.walk(layout.version(model, version))
+    return sorted((entry.name, entry.size, entry.token) for entry in entries if layout.is_payload(entry.name))
 
 
 def require_bytes(workspace: Workspace, model: ModelName, version: VersionName, manifest: Manifest) -> None:

@@ -243,7 +243,7 @@ def test_registry_on_it_publishes_activates_and_rolls_back(
     store: HdfsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clipperfs.store.hdfs.hdfs_store", lambda url: store)
-    registry = Registry.init(store.url, cache_dir=tmp_path / "cache", actor="test@here")
+    registry = Registry.init(store.url, cache_dir=tmp_path / "cache", actor="test@here", probe="skip")
     for version in ("1", "2"):
         registry.publish("m", version, write_version(tmp_path / version, version.encode()))
         registry.activate("m", version)

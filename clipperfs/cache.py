@@ -11,6 +11,7 @@ Why our own: fsspec's caches return a truncated file without an error (measured)
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -122,10 +123,11 @@ class Cache:
                     link.parent.mkdir(parents=True, exist_ok=True)
                     os.link(self.blob(entry), link)
                 building.mkdir(exist_ok=True)
-                if goal.exists():  # an older tree with a file lost or changed
-                    os.rename(goal, building.with_name(f".broken-{secrets.token_hex(8)}"))
-                with contextlib.suppress(FileExistsError, OSError):
-                    os.rename(building, goal)
+                while not _has_renamed(building, goal):
+                    if self.has_tree(digest, manifest):
+                        break  # another process was quicker, and somebody may be reading its tree
+                    with contextlib.suppress(FileNotFoundError):  # an older tree with a file lost or changed
+                        os.rename(goal, building.with_name(f".broken-{secrets.token_hex(8)}"))
             finally:
                 shutil.rmtree(building, ignore_errors=True)
         return goal
@@ -238,3 +240,14 @@ def _tree_bytes(tree: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 size_bytes += os.lstat(os.path.join(folder, name)).st_size
     return size_bytes
+
+
+def _has_renamed(source: Path, target: Path) -> bool:
+    """Rename a folder unless the target holds something; say whether it was renamed."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True

@@ -87,13 +87,13 @@ def test_frames_that_mean_nothing_are_dropped_and_counted(rig: Rig, behaviour: s
 
 
 def test_replica_cannot_answer_for_another(rig: Rig) -> None:
-    honest = rig.start_peer("slow:300")
-    rig.serve(honest, slo_ms=3000)
+    honest, guessing = rig.start_peer("slow:1000"), rig.start_peer("guess")
+    rig.serve(honest, slo_ms=5000)
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(predict(rig, {"input": [7]})))
     thread.start()
     wait_for(lambda: rig.metrics()["queues"][0]["in_flight"] == 1)
-    rig.serve(honest, rig.start_peer("guess"), slo_ms=3000)
+    rig.serve(honest, guessing, slo_ms=5000)
     assert predict(rig, {"input": [8]}).json["output"] == [8.0]
     thread.join(5)
     assert answers[0].json["output"] == [7.0]

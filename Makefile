@@ -35,10 +35,10 @@ demo: $(INSTALLED)  ## Run the main job: publish, serve, switch under load, refu
 test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. Under ten minutes on two cores.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
 
-test-integration: $(INSTALLED)  ## Run the tests that start real storage servers (Ceph from Debian's packages, HDFS); those that cannot start are counted.
+test-integration: $(INSTALLED)  ## Run the tests that start real storage servers (Ceph from Debian's packages, HDFS) and the long proofs; what cannot start is counted.
 	@$(BIN)/python -c 'import moto' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[test,servers]' --constraint constraints.txt
 	@scripts/install-test-servers.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m servers tests/integration/servers
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'servers or proof' tests
 
 check: lint  ## Run what a change must pass before it is shown: lint, then unit, property and spec tests. Under two minutes.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/property tests/spec

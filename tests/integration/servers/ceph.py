@@ -75,7 +75,7 @@ class Ceph:
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", "monmap", "--keyring", ring)
         self._spawn("ceph-mon", "-f", "-i", "a")
         osd = str(uuid.uuid4())
-        self._run("ceph", "--connect-timeout", "60", "osd", "new", osd)
+        self._ask("osd", "new", osd)
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._spawn("ceph-mgr", "-f", "-i", "x")
         self._start_osd()
@@ -130,13 +130,24 @@ class Ceph:
             process = self._spawn("ceph-osd", "-f", "-i", "0")
             ends_s = time.monotonic() + START_S / 2
             while process.poll() is None and time.monotonic() < ends_s:
-                if json.loads(self._run("ceph", "--connect-timeout", "30", "osd", "stat", "-f", "json"))["num_up_osds"]:
+                if json.loads(self._ask("osd", "stat", "-f", "json"))["num_up_osds"]:
                     return
                 time.sleep(0.2)
             self._processes.remove(process)
             process.kill()
             process.wait()
         raise CannotStart(f"the OSD ended {OSD_ATTEMPTS} times")
+
+    def _ask(self, *words: str) -> str:
+        """Give the cluster a command; again for a while when a monitor that has just started refuses everything."""
+        ends_s = time.monotonic() + START_S / 2
+        while True:
+            try:
+                return self._run("ceph", "--connect-timeout", "30", *words)
+            except CannotStart:
+                if time.monotonic() > ends_s:
+                    raise
+                time.sleep(0.5)
 
     def _run(self, *command: str) -> str:
         try:

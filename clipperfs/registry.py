@@ -36,7 +36,7 @@ from clipperfs.names import alias_name, app_name, model_name, version_name
 from clipperfs.reporter import Reporter
 from clipperfs.store import Store, open_store
 from clipperfs.verify import VerifyReport, verify
-from clipperfs.view import ModelView, VersionView
+from clipperfs.view import ModelSummary, ModelView, VersionView
 from clipperfs.workspace import Workspace, default_actor, open_cache, read_registry_document
 
 
@@ -257,9 +257,13 @@ class Registry:
 
     # Reading
 
-    def models(self) -> list[str]:
-        """Return the models' names, sorted."""
-        return _view.model_names(self._workspace)
+    def models(self, pattern: str | None = None) -> list[str]:
+        """Return the models' names, sorted; only those that match a pattern such as ``fraud-*``, if one is given."""
+        return _view.model_names(self._workspace, pattern)
+
+    def summary(self, model: str) -> ModelSummary:
+        """Return a model in a line, without looking into its versions. Raises NotFound, DamagedLog."""
+        return _view.summarise_model(self._workspace, model_name(model))
 
     def versions(self, model: str) -> list[VersionView]:
         """Return a model's versions, complete or not. Raises NotFound."""

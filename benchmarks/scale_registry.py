@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,11 +25,14 @@ from clipperfs.documents import (
     ModelRecord,
     ModelState,
     Pointer,
+    Policy,
     ReportReference,
     Verdict,
     VersionSettings,
     canonical_bytes,
+    parse_document,
 )
+from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName
 
 ACTIVATED_EACH = 10
@@ -46,11 +48,13 @@ class Size:
     models: int
     versions: int
     """Of each model."""
+    loaded: int = 0
+    """So many models, the first ones, have a replica when a daemon follows them."""
 
     @property
     def records(self) -> int:
-        """Return how many records each model has."""
-        return self.versions + self.versions // ACTIVATED_EACH
+        """Return how many records each model has, or one fewer if it is loaded."""
+        return self.versions + self.versions // ACTIVATED_EACH + 1
 
 
 def model_at(number: int) -> str:
@@ -59,7 +63,10 @@ def model_at(number: int) -> str:
 
 
 def make_registry(root: Path, size: Size, *, processes: int = 2) -> Registry:
-    """Make the registry at ``root``, or what is missing of it; return it."""
+    """Make the registry at ``root``, or what is missing of it; return it.
+
+    The policy of every model but the first ``size.loaded`` is ``replicas=0``: no daemon starts a process for it.
+    """
     registry = Registry.init(str(root), cache_dir=root.parent / "cache", probe="skip")
     identity = registry.describe().registry_id
     with ProcessPoolExecutor(processes) as pool:
@@ -72,6 +79,16 @@ def make_registry(root: Path, size: Size, *, processes: int = 2) -> Registry:
 def _make_models(root: Path, identity: str, size: Size, start: int, step: int) -> None:
     for number in range(start, size.models, step):
         make_model(root, identity, model_at(number), size)
+        if number >= size.loaded:
+            _turn_off(root, model_at(number), size)
+
+
+def _turn_off(root: Path, name: str, size: Size) -> None:
+    data = (root / layout.active_copy(layout.model_subject(name))).read_bytes()
+    head = parse_document(ModelRecord, data, limit_bytes=LIMITS.record_bytes)
+    if head.seq == size.records - 1:
+        off = head.state.model_copy(update={"policy": Policy(replicas=0)})
+        lengthen(root, head, digest_bytes(data), size.records, state=off)
 
 
 def make_model(root: Path, identity: str, name: str, size: Size) -> None:
@@ -83,16 +100,13 @@ def make_model(root: Path, identity: str, name: str, size: Size) -> None:
     shutil.rmtree(root / layout.subject_root(subject), ignore_errors=True)
     os.makedirs(root / layout.log(subject))
     os.makedirs(root / layout.versions(ModelName(name)))
-    data = b""
-    for data in write_records(root, identity, name, size):
-        pass
-    done.write_bytes(data)
+    done.write_bytes(write_versions(root, identity, name, size))
 
 
-def write_records(root: Path, identity: str, name: str, size: Size) -> Iterator[bytes]:
-    """Write a model's versions and its log; yield each record's bytes."""
+def write_versions(root: Path, identity: str, name: str, size: Size) -> bytes:
+    """Write a model's versions and its log; return the newest record's bytes."""
     subject = layout.model_subject(name)
-    state, prev, seq = ModelState(), str(NO_DIGEST), 0
+    state, prev, seq, data = ModelState(), str(NO_DIGEST), 0, b""
     for number in range(size.versions):
         version = f"v{number:03d}"
         digest = _write_version(root, ModelName(name), VersionName(version))
@@ -121,7 +135,7 @@ def write_records(root: Path, identity: str, name: str, size: Size) -> Iterator[
             data = canonical_bytes(record)
             write_file(root / layout.slot(subject, seq), data)
             prev = digest_bytes(data)
-            yield data
+    return data
 
 
 def _write_version(root: Path, model: ModelName, version: VersionName) -> Digest:
@@ -158,10 +172,10 @@ def _write_report(
     return Evidence(version=version, manifest=digest, verdicts=verdicts, report=reference)
 
 
-def lengthen(root: Path, head: ModelRecord, digest: str, count: int) -> None:
-    """Append records that change nothing to a model's log, up to ``count`` in all, without flushing any."""
+def lengthen(root: Path, head: ModelRecord, digest: str, count: int, *, state: ModelState | None = None) -> None:
+    """Append policy records to a model's log, up to ``count`` in all, without flushing any."""
     subject = layout.model_subject(head.model)
-    record, data = head, b""
+    record, data = head if state is None else head.model_copy(update={"state": state}), b""
     for seq in range(head.seq + 1, count + 1):
         changes: dict[str, Any] = {"seq": seq, "prev": digest, "op": "policy", "nonce": f"{seq:032x}"}
         record = record.model_copy(update={**changes, "time": _time(seq), "evidence": Evidence()})

@@ -170,9 +170,9 @@ class Ledger(Generic[RecordT]):
 
         Raises DamagedLog at the first break.
         """
-        seq = self._newest_seq() if newest is None else newest
+        start = self._newest_seq() if newest is None else newest
         expected: str | None = None
-        for seq, head in self._read_each(range(seq, 0, -1)):
+        for seq, head in self._read_each(range(start, 0, -1)):
             if head is None:
                 raise self._damaged(seq, "it is absent, though later records exist")
             if expected is not None and head.digest != expected:

@@ -291,12 +291,17 @@ class Registry:
 
         Raises NotFound, DamagedLog.
         """
-        records = (head.record for head in self._workspace.model_ledger(model).records())
-        wanted = records if where is None else filter(where.wants, records)
-        found = list(islice(wanted, limit))
-        if not found and limit != 0:
+        return list(islice(self.records(model, where=where), limit))
+
+    def records(self, model: str, *, where: Filter | None = None) -> Iterator[ModelRecord]:
+        """Yield what :meth:`history` returns, each record as soon as it is read. Holds one at a time."""
+        is_empty = True
+        for head in self._workspace.model_ledger(model).records():
+            is_empty = False
+            if where is None or where.wants(head.record):
+                yield head.record
+        if is_empty:
             self.show(model)
-        return found
 
     def record_at(self, model: str, moment: datetime) -> ModelRecord | None:
         """Return the record that was the newest at a moment, by its writer's clock. Raises NotFound, DamagedLog."""

@@ -83,7 +83,7 @@ def summarise_model(workspace: Workspace, model: ModelName) -> ModelSummary:
 def version_names(workspace: Workspace, model: ModelName) -> list[VersionName]:
     """Return the names of a model's versions, complete or not, sorted as text."""
     return [
-        version_name(entry.name)
+        VersionName(entry.name)
         for entry in workspace.store.list(layout.versions(model))
         if entry.kind == "folder" and name_problem(entry.name) is None
     ]

@@ -78,7 +78,10 @@ class LocalStore:
                 raise
         for child in children:
             try:
-                entry = _entry(child.name, child.stat(follow_symlinks=False))
+                if child.is_dir(follow_symlinks=False):  # known from the listing: a look at each would cost the most
+                    entry = Entry(child.name, "folder", 0, "", 0.0)
+                else:
+                    entry = _entry(child.name, child.stat(follow_symlinks=False))
             except FileNotFoundError:  # it went meanwhile
                 continue
             except OSError as error:

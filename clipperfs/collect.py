@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import takewhile
 
 from clipperfs import layout
 from clipperfs.digest import digest_bytes
@@ -172,23 +173,32 @@ def _collect_folder(
 
 def _collect_claims(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
     """Remove the claims that writers left behind who died between two system calls, wherever a file can be created."""
-    places: list[str] = [layout.CHANGES, layout.REPLICAS, layout.PROBES]
+    for place in (layout.CHANGES, layout.REPLICAS, layout.PROBES):
+        _collect_claims_in(workspace, place, now, report, dry_run)
     for kind in (layout.MODELS, layout.APPS):
         for entry in workspace.store.list(kind):
             if entry.kind != "folder" or name_problem(entry.name) is not None:
                 continue
             root = f"{kind}/{entry.name}"
             if workspace.store.capabilities.rename_folder:
-                places += _places_of(workspace, root)
+                for place in _places_of(workspace, root):
+                    _collect_claims_in(workspace, place, now, report, dry_run)
                 continue
             # Without folders, one listing of everything below costs less than one of each place.
             for found in list(workspace.store.walk(root)):
                 is_own = found.name.count("/") <= 2  # deeper inside a version, it is payload whatever its name
                 if is_own and not found.name.startswith(f"versions/{layout.STAGING_PREFIX}"):
                     _collect_claim(workspace, f"{root}/{found.name}", found, now, report, dry_run)
-    for place in places:
-        for entry in list(workspace.store.list(place)):
-            _collect_claim(workspace, f"{place}/{entry.name}", entry, now, report, dry_run)
+
+
+def _collect_claims_in(workspace: Workspace, place: str, now: float, report: CollectReport, dry_run: bool) -> None:
+    # Claims come first in the order of names, and no further entry need be looked at.
+    for entry in list(takewhile(_is_claim, workspace.store.list(place, after=layout.CLAIM_PREFIX))):
+        _collect_claim(workspace, f"{place}/{entry.name}", entry, now, report, dry_run)
+
+
+def _is_claim(entry: Entry) -> bool:
+    return entry.name.startswith(layout.CLAIM_PREFIX)
 
 
 def _collect_claim(

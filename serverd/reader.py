@@ -61,6 +61,10 @@ class RegistryReader:
         self._turn = 0
         self._registry_id, self._remembered = _read_memory(state)
         self._is_memory_due = False
+        self._known_sizes = (-1, -1)
+        self._in_order: list[Subject] = []
+        self._unread: list[Subject] = []
+        """Followed in an earlier life, and not read in this one."""
         self.answers = 0
         """How many ledgers have been looked at so far: as long as it grows, the storage answers."""
 
@@ -84,17 +88,13 @@ class RegistryReader:
             )
         self._registry_id = document.registry_id
         hinted, last_hint = self._read_hints(full)
-        subjects = sorted(filter(self._serves, {*(self._subjects() if full else hinted), *self._known()}), key=str)
-        probed = self._probed(subjects)
-        due = [
-            subject
-            for subject in subjects
-            if full
-            or subject in hinted
-            or subject in probed
-            or subject not in self._heads
-            or str(subject) in self._alarms
-        ]
+        if full:
+            due = sorted(filter(self._serves, {*self._subjects(), *self._known()}), key=str)
+        else:
+            known = self._sorted_known()
+            alarmed = [subject for subject in known if str(subject) in self._alarms] if self._alarms else []
+            wanted = {*hinted, *self._probed(known), *self._unread, *alarmed}
+            due = sorted(filter(self._serves, wanted), key=str)
         changed = []
         try:
             for subject, head, problem in self._examine_all(due, full):
@@ -124,6 +124,15 @@ class RegistryReader:
         """Return every ledger that this daemon has followed, now or in an earlier life."""
         parted = (name.partition("/") for name in self._remembered)
         return {*self._heads, *(Subject("app" if kind == "app" else "model", name) for kind, _, name in parted)}
+
+    def _sorted_known(self) -> list[Subject]:
+        """Return the ledgers that this daemon has followed, in order. Made anew only when there are more of them."""
+        sizes = (len(self._heads), len(self._remembered))
+        if sizes != self._known_sizes:
+            self._known_sizes = sizes
+            self._in_order = sorted(filter(self._serves, self._known()), key=str)
+            self._unread = [subject for subject in self._in_order if subject not in self._heads]
+        return self._in_order
 
     def _serves(self, subject: Subject) -> bool:
         return subject.kind == "app" or self._only is None or subject.name in self._only

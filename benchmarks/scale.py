@@ -101,7 +101,7 @@ def run_scale(folder: Path, plan: Plan) -> dict[str, Any]:
         registry = make_registry(place / "registry", size)
         made_s = time.monotonic() - began_s
         _make_ledgers(registry, place, plan)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for row in itertools.chain(
             _writes(registry, place, plan),
             _ledgers(registry, place, plan),
@@ -294,11 +294,10 @@ def _daemons(registry: OpenRegistry, place: Path, size: Size, plan: Plan) -> lis
         (f"{size.loaded} models, all loaded", loaded, 1),
         ("all models but these, none loaded", None, 1),
     ]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, models, rounds in kinds:
-        if models is None and size.loaded:
-            for model in loaded:
-                registry.policy(model, {"replicas": 0})
+        for model in loaded:
+            registry.policy(model, {"replicas": 0 if models is None else 1})
         ready_s, start_cpu_s, idle, status_ms = [], [], [], []
         for turn in range(rounds):
             state = place / f"daemon-{turn}-{len(rows)}"

@@ -290,7 +290,12 @@ def test_heads_of_a_look_are_remembered_all_at_once_and_before_it_returns(
         registry.policy(f"m-{number}", {"replicas": 2})
     written: list[str] = []
     write = state.write
-    monkeypatch.setattr(state, "write", lambda name, data: (written.append(name), write(name, data)))
+
+    def note(name: str, data: bytes) -> None:
+        written.append(name)
+        write(name, data)
+
+    monkeypatch.setattr(state, "write", note)
     open_reader(registry, state).look(full=True)
     assert written == ["heads.json"]
     assert all(f"model/m-{number}".encode() in (state.read("heads.json") or b"") for number in range(5))

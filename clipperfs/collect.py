@@ -173,8 +173,8 @@ def _collect_folder(
 
 def _collect_claims(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
     """Remove the claims that writers left behind who died between two system calls, wherever a file can be created."""
-    for place in (layout.CHANGES, layout.REPLICAS, layout.PROBES):
-        _collect_claims_in(workspace, place, now, report, dry_run)
+    for folder in (layout.CHANGES, layout.REPLICAS, layout.PROBES):
+        _collect_claims_in(workspace, folder, now, report, dry_run)
     for kind in (layout.MODELS, layout.APPS):
         for entry in workspace.store.list(kind):
             if entry.kind != "folder" or name_problem(entry.name) is not None:

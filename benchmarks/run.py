@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import poll, predict, publish, switch, verify
+from benchmarks import poll, predict, publish, scale, switch, verify
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -42,6 +42,11 @@ BENCHMARKS: dict[
     "verify": (
         lambda folder, quick: verify.run_verify(folder, verify.QUICK if quick else verify.Plan()),
         verify.render_verify,
+        (),
+    ),
+    "scale": (
+        lambda folder, quick: scale.run_scale(folder, scale.QUICK if quick else scale.Plan()),
+        scale.render_scale,
         (),
     ),
 }

@@ -33,7 +33,7 @@ from clipperfs.ledger import Draft, Head
 from clipperfs.limits import LIMITS
 from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import ModelName, VersionName, version_name
-from clipperfs.publish import find_recorded
+from clipperfs.recorded import find_recorded
 from clipperfs.workspace import Workspace
 
 MEASURE_CHARS = 200
@@ -200,7 +200,7 @@ def known_digest(state: ModelState, version: str) -> Digest | None:
 def recorded_digest(workspace: Workspace, model: ModelName, version: VersionName, state: ModelState) -> Digest | None:
     """Return the manifest digest that the log binds a version to: no other content may ever go by its name.
 
-    Looks at the newest record first, then back through the log; ``None`` when the version was never recorded.
+    Looks at the newest record first, then at what the log says of it; ``None`` when the version was never recorded.
     """
     digest = known_digest(state, version)
     if digest is None and (record := find_recorded(workspace, model, version)) is not None:

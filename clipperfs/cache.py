@@ -3,6 +3,7 @@
     blobs/sha256/<digest>[x]     one file for each content; 'x' where it may be executed
     versions/<manifest digest>/  a version's tree, of hard links to blobs
     manifests/<manifest digest>  the manifest's bytes
+    recorded/<registry>/<model>  which versions a log records: see ``clipperfs.recorded``
     locks/<manifest digest>      held shared by whoever uses the version; its time is the last use
 
 Why our own: fsspec's caches return a truncated file without an error (measured).

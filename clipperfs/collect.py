@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import takewhile
 
 from clipperfs import layout
 from clipperfs.digest import digest_bytes
@@ -152,15 +153,15 @@ def _collect_stagings(workspace: Workspace, model: ModelName, now: float, report
         if not entry.name.startswith(layout.STAGING_PREFIX):
             continue
         folder = f"{layout.versions(model)}/{entry.name}"
-        _collect_folder(workspace, folder, entry, "a publish", now, report, dry_run)
+        _collect_folder(workspace, folder, "a publish", now, report, dry_run)
 
 
 def _collect_folder(
-    workspace: Workspace, folder: str, entry: Entry, work: str, now: float, report: CollectReport, dry_run: bool
+    workspace: Workspace, folder: str, work: str, now: float, report: CollectReport, dry_run: bool
 ) -> None:
     """Remove a folder in which nothing has changed for a day."""
-    inside = list(workspace.store.walk(folder))
-    newest = max((file.modified_unix_s for file in inside), default=entry.modified_unix_s)
+    inside, itself = list(workspace.store.walk(folder)), workspace.store.stat(folder)
+    newest = max((file.modified_unix_s for file in inside), default=itself.modified_unix_s if itself else now)
     if now - newest < STAGING_AGE_S:
         report.kept.append((folder, f"{work} may still be going on"))
         return
@@ -172,25 +173,50 @@ def _collect_folder(
 
 def _collect_claims(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
     """Remove the claims that writers left behind who died between two system calls, wherever a file can be created."""
-    places: list[str] = [layout.CHANGES, layout.REPLICAS, layout.PROBES]
+    for folder in (layout.CHANGES, layout.REPLICAS, layout.PROBES):
+        _collect_claims_in(workspace, folder, now, report, dry_run)
     for kind in (layout.MODELS, layout.APPS):
         for entry in workspace.store.list(kind):
-            if entry.kind == "folder" and name_problem(entry.name) is None:
-                places += _places_of(workspace, f"{kind}/{entry.name}")
-    for place in places:
-        for entry in list(workspace.store.list(place)):
-            if entry.name.startswith(layout.CLAIM_PREFIX) and now - entry.modified_unix_s > STAGING_AGE_S:
-                report.stagings.append(f"{place}/{entry.name}")
-                report.freed_bytes += entry.size
-                if not dry_run:
-                    workspace.store.delete(f"{place}/{entry.name}")
+            if entry.kind != "folder" or name_problem(entry.name) is not None:
+                continue
+            root = f"{kind}/{entry.name}"
+            if workspace.store.capabilities.rename_folder:
+                for place in _places_of(workspace, root):
+                    _collect_claims_in(workspace, place, now, report, dry_run)
+                continue
+            # Without folders, one listing of everything below costs less than one of each place.
+            for found in list(workspace.store.walk(root)):
+                is_own = found.name.count("/") <= 2  # deeper inside a version, it is payload whatever its name
+                if is_own and not found.name.startswith(f"versions/{layout.STAGING_PREFIX}"):
+                    _collect_claim(workspace, f"{root}/{found.name}", found, now, report, dry_run)
+
+
+def _collect_claims_in(workspace: Workspace, place: str, now: float, report: CollectReport, dry_run: bool) -> None:
+    # Claims come first in the order of names, and no further entry need be looked at.
+    for entry in list(takewhile(_is_claim, workspace.store.list(place, after=layout.CLAIM_PREFIX))):
+        _collect_claim(workspace, f"{place}/{entry.name}", entry, now, report, dry_run)
+
+
+def _is_claim(entry: Entry) -> bool:
+    return entry.name.startswith(layout.CLAIM_PREFIX)
+
+
+def _collect_claim(
+    workspace: Workspace, key: str, entry: Entry, now: float, report: CollectReport, dry_run: bool
+) -> None:
+    name = key.rpartition("/")[2]
+    if name.startswith(layout.CLAIM_PREFIX) and now - entry.modified_unix_s > STAGING_AGE_S:
+        report.stagings.append(key)
+        report.freed_bytes += entry.size
+        if not dry_run:
+            workspace.store.delete(key)
 
 
 def _collect_probes(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
     """Remove what probes that died left in their scratch folders, once it is old. Their reports stay."""
     for entry in list(workspace.store.list(layout.PROBES)):
         if entry.kind == "folder" and layout.is_probe_scratch(entry.name):
-            _collect_folder(workspace, f"{layout.PROBES}/{entry.name}", entry, "a probe", now, report, dry_run)
+            _collect_folder(workspace, f"{layout.PROBES}/{entry.name}", "a probe", now, report, dry_run)
 
 
 def _places_of(workspace: Workspace, root: str) -> list[str]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +40,11 @@ KNOWN_FEATURES: frozenset[str] = frozenset([SINGLE_WRITER])
 """Features beyond version 1 of the format that this release understands."""
 
 CLAIM_ATTEMPTS = 5
+
+READ_ALONE = 8
+"""So many records are read one by one before several are asked for at once: most callers want no more."""
+READ_AHEAD = 16
+"""So many reads are under way at once where each is a request over a network."""
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -126,21 +133,33 @@ class Ledger(Generic[RecordT]):
                 raise self._damaged(seq, f"{name} is {found!r}, not {expected!r}: it belongs elsewhere")
         return Head(record, digest_bytes(data), data)
 
-    def head(self) -> Head[RecordT] | None:
+    def head(self, *, linked: bool = True) -> Head[RecordT] | None:
         """Return the newest record, its link to the one before it verified; ``None`` for an empty log.
 
-        Costs about 2·log2(n) look-ups for a log of n records whose length is unknown, two when it is known.
+        Costs about 2·log2(n) look-ups for a log of n records whose length is unknown, and a look and two reads when it
+        is known.
+
+        Args:
+            linked: whether to verify the link; who only shows the record can do without.
+
         Raises DamagedLog, UnknownFeature.
         """
-        seq = self._newest_seq()
+        hint = self._hint or self._hinted_seq()
+        if hint and not self._is_taken(hint + 1) and (head := self.read(hint)) is not None:
+            return self._verified(head, linked)
+        seq = self._newest_seq(hint)
         while seq:
             head = self.read(seq)
             if head is not None:
-                self._check_link(head)
-                self._hint = seq
-                return head
+                return self._verified(head, linked)
             seq -= 1  # the slot vanished between the look and the read: never legal, found by verify
         return None
+
+    def _verified(self, head: Head[RecordT], linked: bool) -> Head[RecordT]:
+        if linked:
+            self._check_link(head)
+        self._hint = head.seq
+        return head
 
     def after(self, seq: int) -> Head[RecordT] | None:
         """Return the record after ``seq``, or ``None``: one request, the cheapest poll of a single ledger."""
@@ -151,17 +170,15 @@ class Ledger(Generic[RecordT]):
 
         Raises DamagedLog at the first break.
         """
-        seq = self._newest_seq() if newest is None else newest
+        start = self._newest_seq() if newest is None else newest
         expected: str | None = None
-        while seq:
-            head = self.read(seq)
+        for seq, head in self._read_each(range(start, 0, -1)):
             if head is None:
                 raise self._damaged(seq, "it is absent, though later records exist")
             if expected is not None and head.digest != expected:
                 raise self._damaged(seq, f"its bytes are not those that record {seq + 1} follows")
             yield head
             expected = head.record.prev
-            seq -= 1
         if expected is not None and expected != NO_DIGEST:
             raise self._damaged(1, "it does not begin a chain")
 
@@ -171,14 +188,36 @@ class Ledger(Generic[RecordT]):
         Raises DamagedLog at the first break.
         """
         expected: str = NO_DIGEST
-        for seq in range(1, self._newest_seq() + 1):
-            head = self.read(seq)
+        for seq, head in self._read_each(range(1, self._newest_seq() + 1)):
             if head is None:
                 raise self._damaged(seq, "it is absent, though later records exist")
             if head.record.prev != expected:
                 raise self._damaged(seq, "it does not follow the record before it")
             yield head
             expected = head.digest
+
+    def _read_each(self, seqs: range) -> Iterator[tuple[int, Head[RecordT] | None]]:
+        """Read slots in this order. Over a network several at a time, once the caller has gone on for a while."""
+        is_near = self.store.local_path(layout.log(self.subject)) is not None or self.store.store_class == "memory"
+        alone = seqs if is_near else seqs[:READ_ALONE]
+        for seq in alone:
+            yield seq, self.read(seq)
+        if len(alone) == len(seqs):
+            return
+        with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="records") as pool:
+            pending: deque[tuple[int, Future[Head[RecordT] | None]]] = deque()
+            try:
+                for seq in seqs[len(alone) :]:
+                    pending.append((seq, pool.submit(self.read, seq)))
+                    if len(pending) >= 2 * READ_AHEAD:
+                        asked, reading = pending.popleft()
+                        yield asked, reading.result()
+                while pending:
+                    asked, reading = pending.popleft()
+                    yield asked, reading.result()
+            finally:
+                for _, reading in pending:
+                    reading.cancel()
 
     def append(self, decide: Decide[RecordT], *, actor: str) -> tuple[Head[RecordT] | None, bool]:
         """Append what ``decide`` says; return the newest record and whether it is the caller's.
@@ -275,9 +314,9 @@ class Ledger(Generic[RecordT]):
         with contextlib.suppress(StorageError):
             self.store.create(layout.change(int(time.time() * 1000), secrets.token_hex(4)), canonical_bytes(hint))
 
-    def _newest_seq(self) -> int:
+    def _newest_seq(self, hint: int | None = None) -> int:
         """Return the number of the newest record by galloping from a hint. Rests on density: slots have no gaps."""
-        known = self._hint or self._hinted_seq()
+        known = (self._hint or self._hinted_seq()) if hint is None else hint
         if known and not self._is_taken(known):
             known = 0
         step = 1

@@ -44,6 +44,7 @@ from clipperfs.errors import (
 from clipperfs.ledger import Draft, Head
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName
+from clipperfs.recorded import find_recorded
 from clipperfs.store import Store
 from clipperfs.workspace import Workspace
 
@@ -252,14 +253,6 @@ def record_version(
     committed, _ = ledger.append(decide, actor=workspace.actor)
     assert committed is not None
     return Committed(digest, manifest, committed, was_there)
-
-
-def find_recorded(workspace: Workspace, model: ModelName, version: VersionName) -> Head[ModelRecord] | None:
-    """Return the record that a version exists, or ``None``: a walk through the log. Raises DamagedLog."""
-    for head in workspace.model_ledger(model).records():
-        if head.record.op in ("publish", "adopt") and head.record.evidence.version == version:
-            return head
-    return None
 
 
 def _scan(top: Path) -> list[SourceFile]:

@@ -36,7 +36,7 @@ from clipperfs.names import alias_name, app_name, model_name, version_name
 from clipperfs.reporter import Reporter
 from clipperfs.store import Store, open_store
 from clipperfs.verify import VerifyReport, verify
-from clipperfs.view import ModelView, VersionView
+from clipperfs.view import ModelSummary, ModelView, VersionView
 from clipperfs.workspace import Workspace, default_actor, open_cache, read_registry_document
 
 
@@ -257,9 +257,13 @@ class Registry:
 
     # Reading
 
-    def models(self) -> list[str]:
-        """Return the models' names, sorted."""
-        return _view.model_names(self._workspace)
+    def models(self, pattern: str | None = None) -> list[str]:
+        """Return the models' names, sorted; only those that match a pattern such as ``fraud-*``, if one is given."""
+        return _view.model_names(self._workspace, pattern)
+
+    def summary(self, model: str) -> ModelSummary:
+        """Return a model in a line, without looking into its versions. Raises NotFound, DamagedLog."""
+        return _view.summarise_model(self._workspace, model_name(model))
 
     def versions(self, model: str) -> list[VersionView]:
         """Return a model's versions, complete or not. Raises NotFound."""
@@ -287,12 +291,17 @@ class Registry:
 
         Raises NotFound, DamagedLog.
         """
-        records = (head.record for head in self._workspace.model_ledger(model).records())
-        wanted = records if where is None else filter(where.wants, records)
-        found = list(islice(wanted, limit))
-        if not found and limit != 0:
+        return list(islice(self.records(model, where=where), limit))
+
+    def records(self, model: str, *, where: Filter | None = None) -> Iterator[ModelRecord]:
+        """Yield what :meth:`history` returns, each record as soon as it is read. Holds one at a time."""
+        is_empty = True
+        for head in self._workspace.model_ledger(model).records():
+            is_empty = False
+            if where is None or where.wants(head.record):
+                yield head.record
+        if is_empty:
             self.show(model)
-        return found
 
     def record_at(self, model: str, moment: datetime) -> ModelRecord | None:
         """Return the record that was the newest at a moment, by its writer's clock. Raises NotFound, DamagedLog."""

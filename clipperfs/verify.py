@@ -64,7 +64,7 @@ def verify(workspace: Workspace, model: ModelName | None, version: VersionName |
         _verify_model(workspace, ModelName(name), None, report)
     for entry in workspace.store.list(layout.APPS):
         if name_problem(entry.name) is None:
-            _verify_chain(workspace.app_ledger(entry.name), f"application {entry.name}", report)
+            _verify_chain(workspace, workspace.app_ledger(entry.name), f"application {entry.name}", report)
     return report
 
 
@@ -80,7 +80,7 @@ def _verify_model(
             recorded[evidence.version] = evidence.manifest  # the last one to be looked at is the first of the log
         _verify_evidence(workspace, head, report)
 
-    newest = _verify_chain(workspace.model_ledger(model), name, report, look)
+    newest = _verify_chain(workspace, workspace.model_ledger(model), name, report, look)
     state = newest.record.state if newest is not None else ModelState()
     pointers = _pointers(state)
     for pointer in pointers:
@@ -100,6 +100,7 @@ def _pointers(state: ModelState) -> list[Pointer]:
 
 
 def _verify_chain(
+    workspace: Workspace,
     ledger: Ledger[RecordT],
     name: str,
     report: VerifyReport,
@@ -112,12 +113,19 @@ def _verify_chain(
     newest: Head[RecordT] | None = None
     try:
         for head in ledger.records():
+            if newest is None:
+                newest = head
+                # How much there is to read is only known when it has been read: the newest record stands for all.
+                workspace.reporter.begin(f"verify the log of {name}", head.seq * len(head.data))
             report.records += 1
-            newest = newest or head
             look(head)
+            workspace.reporter.advance(len(newest.data))
     except (DamagedLog, UnknownFeature) as error:
         report.add(name, error.message)
         return newest
+    finally:
+        if newest is not None:
+            workspace.reporter.end()
     end = newest.seq if newest is not None else 0
     after = layout.slot(ledger.subject, end).rpartition("/")[2] if end else ""
     beyond = [layout.slot_seq(entry.name) for entry in ledger.store.list(layout.log(ledger.subject), after=after)]

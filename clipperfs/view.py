@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from clipperfs import layout
 from clipperfs.adopt import Assessment, VersionState, look_at
@@ -45,20 +46,44 @@ class ModelView:
     """Names under ``versions/`` that break the grammar, and why."""
 
 
-def model_names(workspace: Workspace) -> list[str]:
-    """Return the models' names, sorted: every folder under ``models/`` whose name is valid."""
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One model in a line: its newest record, and the names of its versions, complete or not."""
+
+    model: str
+    record: ModelRecord | None
+    versions: list[VersionName]
+
+
+def model_names(workspace: Workspace, pattern: str | None = None) -> list[str]:
+    """Return the models' names, sorted: every folder under ``models/`` whose name is valid.
+
+    Args:
+        pattern: only names that match, where ``*`` stands for anything and ``?`` for one character.
+    """
     workspace.document()
     return [
         entry.name
         for entry in workspace.store.list(layout.MODELS)
-        if entry.kind == "folder" and name_problem(entry.name) is None
+        if entry.kind == "folder"
+        and name_problem(entry.name) is None
+        and (pattern is None or fnmatchcase(entry.name, pattern))
     ]
+
+
+def summarise_model(workspace: Workspace, model: ModelName) -> ModelSummary:
+    """Return a model in a line. Looks into no version. Raises NotFound, DamagedLog, UnknownFeature."""
+    head = workspace.model_ledger(model).head(linked=False)
+    versions = version_names(workspace, model)
+    if head is None and not versions:
+        raise NotFound(f"there is no model {model}", hint="'clipperfs list' shows the models", model=model)
+    return ModelSummary(model, head.record if head is not None else None, versions)
 
 
 def version_names(workspace: Workspace, model: ModelName) -> list[VersionName]:
     """Return the names of a model's versions, complete or not, sorted as text."""
     return [
-        version_name(entry.name)
+        VersionName(entry.name)
         for entry in workspace.store.list(layout.versions(model))
         if entry.kind == "folder" and name_problem(entry.name) is None
     ]

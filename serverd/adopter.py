@@ -7,6 +7,7 @@ exclusive creation decides, and losing is no error.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,10 +27,15 @@ from clipperfs.errors import (
     UnknownFeature,
 )
 from clipperfs.names import ModelName, model_name, name_problem, version_name
+from clipperfs.recorded import NOTHING, RecordedVersions, recorded_versions
 from clipperfs.registry import Registry
+from clipperfs.store import Store
 
 TAKE_OVER_S = 30.0
 """How long another daemon that adopted a copy is given to activate it, too."""
+
+TOKEN_GRAIN_S = 2.5
+"""A folder's change token may stay the same for changes that are no further apart than this."""
 
 RECORDED = "recorded"
 """Stands for the content of a version that a record knows: it never changes."""
@@ -80,13 +86,40 @@ def judge_copy(
 class ModelCopies:
     """What is known of one model's versions."""
 
-    log_seq: int = 0
-    """Up to here the log has been read for versions."""
+    known: RecordedVersions = NOTHING
+    """What the log says of versions, up to the record that was the newest when it was read."""
     recorded: dict[str, tuple[int, str, str, float]] = field(default_factory=dict)
     """By version: number and op of the record that says it exists, its manifest, and when this daemon read it."""
     seen: dict[str, Seen] = field(default_factory=dict)
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By version: under which circumstances it was refused, and why. It is not tried again under the same."""
+    folder: Watched = field(default_factory=lambda: Watched())
+    """``versions/``, on a filesystem whose folders tell when something is put into them."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """A folder that need not be listed again as long as its change token stays."""
+
+    token: str = ""
+    since_s: float = 0.0
+    """When the token was first seen."""
+    is_quiet: bool = False
+    """Whether a listing that is certainly younger than the token's change held nothing to wait for."""
+
+    def is_unchanged(self, store: Store, key: str, now_s: float) -> bool:
+        """Look at the folder; say whether what was last listed still holds."""
+        if not store.capabilities.native_events:
+            return False
+        found = store.stat(key)
+        token = found.token if found is not None else ""
+        if token != self.token:
+            self.token, self.since_s, self.is_quiet = token, now_s, False
+        return self.is_quiet
+
+    def note_listing(self, now_s: float, *, is_settled: bool) -> None:
+        """Note that the folder was listed after :meth:`is_unchanged`, and whether anything is to be waited for."""
+        self.is_quiet = is_settled and bool(self.token) and now_s - self.since_s >= TOKEN_GRAIN_S
 
 
 class Adopter:
@@ -110,6 +143,9 @@ class Adopter:
         self._settle_s = settle_s
         self._clock = clock
         self._models: dict[str, ModelCopies] = {}
+        self._names: list[str] = []
+        self._folder = Watched()
+        self._last = ""
         self._tries = 0
         self.refusals: dict[tuple[str, str], tuple[str, str]] = {}
         """(model, version) → hook (or an empty text) and reason: what keeps a copy from being adopted or active."""
@@ -118,50 +154,72 @@ class Adopter:
         """Give every refused copy another chance: a person asked for a reload."""
         self._tries += 1
 
-    def settle_soon(self, models: Mapping[str, ModelRecord], only: list[str] | None) -> bool:
-        """Adopt and activate what is due; say whether a record was written. Raises StorageError, NotFound."""
+    def settle_soon(
+        self, models: Mapping[str, ModelRecord], only: list[str] | None, turn_s: float = float("inf")
+    ) -> bool:
+        """Adopt and activate what is due; say whether a record was written. Raises StorageError, NotFound.
+
+        Args:
+            models: the newest records known.
+            only: the models to look at; ``None``: all there are.
+            turn_s: after this long, leave the models that are left to the next call, which begins with them.
+        """
         workspace = self._registry.workspace
         if workspace.is_single_writer:
             return False  # a daemon beside the declared writer would be a second one
-        wrote = False
-        for entry in list(workspace.store.list(layout.MODELS)):
-            if entry.kind != "folder" or name_problem(entry.name) is not None or (only and entry.name not in only):
-                continue
+        began_s, wrote = self._clock(), False
+        names = self._list_models() if only is None else sorted(filter(_is_name, only))
+        start = bisect_right(names, self._last)
+        for name in names[start:] + names[:start]:
             try:
-                wrote |= self._settle_model(model_name(entry.name), models.get(entry.name))
+                wrote |= self._settle_model(model_name(name), models.get(name))
             except (DamagedLog, UnknownFeature):
-                continue  # the reader has raised the alarm
+                pass  # the reader has raised the alarm
+            self._last = name
+            if self._clock() - began_s > turn_s:
+                break
         return wrote
+
+    def _list_models(self) -> list[str]:
+        store, now_s = self._registry.store, self._clock()
+        if not self._folder.is_unchanged(store, layout.MODELS, now_s):
+            found = store.list(layout.MODELS)
+            self._names = [entry.name for entry in found if entry.kind == "folder" and _is_name(entry.name)]
+            self._folder.note_listing(now_s, is_settled=True)
+        return self._names
 
     def _settle_model(self, model: ModelName, record: ModelRecord | None) -> bool:
         copies = self._models.setdefault(model, ModelCopies())
-        if record is None or record.seq != copies.log_seq:
+        if record is None or record.seq != copies.known.seq:
             self._read_log(model, copies)
         state = record.state if record else ModelState()
         if state.active is not None:
             self.refusals.pop((model, state.active.version), None)
-        wrote = False
-        for entry in list(self._registry.store.list(layout.versions(model))):
-            is_version = entry.kind == "folder" and name_problem(entry.name) is None
-            if not is_version or entry.name in copies.recorded or entry.name in state.retired:
-                continue
-            wrote |= self._consider(model, entry.name, copies, state)
+        store, now_s, wrote = self._registry.store, self._clock(), False
+        if not copies.folder.is_unchanged(store, layout.versions(model), now_s):
+            new = [
+                entry.name
+                for entry in store.list(layout.versions(model))
+                if entry.kind == "folder" and _is_name(entry.name) and entry.name not in copies.recorded
+            ]
+            copies.folder.note_listing(now_s, is_settled=not new)
+            for version in new:
+                if version not in state.retired:
+                    wrote |= self._consider(model, version, copies, state)
         return wrote | self._take_over(model, copies, state)
 
     def _read_log(self, model: ModelName, copies: ModelCopies) -> None:
         """Take note of the versions that records newer than those read before speak of."""
-        ledger = self._registry.workspace.model_ledger(model)
-        head = ledger.head()
-        if head is None or head.seq == copies.log_seq:
+        known = recorded_versions(self._registry.workspace, model, copies.known)
+        if known == copies.known:
             return
-        now_s = self._clock()
-        for one in ledger.records(newest=head.seq):
-            if one.seq <= copies.log_seq:
-                break
-            evidence = one.record.evidence
-            if one.record.op in ("publish", "adopt") and evidence.version and evidence.manifest:
-                copies.recorded.setdefault(evidence.version, (one.seq, one.record.op, evidence.manifest, now_s))
-        copies.log_seq = head.seq
+        before, now_s = copies.recorded, self._clock()
+        copies.recorded = {
+            version: (one.seq, one.op, one.manifest, before[version][3] if version in before else now_s)
+            for version, one in known.versions.items()
+            if one.manifest
+        }
+        copies.known = known
 
     def _consider(self, model: ModelName, version: str, copies: ModelCopies, state: ModelState) -> bool:
         try:
@@ -241,3 +299,7 @@ class Adopter:
         self._events.tell(
             "refused", model=model, version=version, hook=hooks[0] if hooks else None, reason=error.message
         )
+
+
+def _is_name(text: str) -> bool:
+    return name_problem(text) is None

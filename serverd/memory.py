@@ -37,7 +37,8 @@ class Memory:
         self._clock = clock
         self._tries: dict[str, int] = {}
         self._unreachable_s: float | None = None
-        self._snapshots = self._written = 0
+        self._newest: tuple[int, Snapshot | None] = (0, None)
+        self._written = 0
         self._writing = threading.Lock()
 
     @property
@@ -95,26 +96,28 @@ class Memory:
 
         It may run on any thread and in any order: an older snapshot never replaces a newer one. It never raises.
         """
-        self._snapshots += 1
-        number = self._snapshots
-        data = canonical_bytes(
+        self._newest = (
+            self._newest[0] + 1,
             Snapshot(
                 registry_id=registry_id,
                 models=[self.models[name] for name in sorted(self.models)],
                 apps=[self.apps[name] for name in sorted(self.apps)],
-            )
+            ),
         )
+        return self._write_newest
 
-        def write() -> None:
+    def _write_newest(self) -> None:
+        """Spell and write the newest snapshot, unless another thread is at it: that one goes on until it has."""
+        while self._written < self._newest[0] and self._writing.acquire(blocking=False):
             try:
-                with self._writing:
-                    if number > self._written:
-                        self._state.write(DESIRED_FILE, data)
-                        self._written = number
+                number, snapshot = self._newest
+                assert snapshot is not None
+                self._state.write(DESIRED_FILE, canonical_bytes(snapshot))
             except StorageError as error:
                 self._events.tell("alarm", subject=DESIRED_FILE, reason=error.message)
-
-        return write
+            finally:
+                self._written = number
+                self._writing.release()
 
     def describe(self, url: str, *, following: bool) -> dict[str, Any]:
         """Return the registry's part of the status document."""

@@ -6,7 +6,8 @@ Blocks on the storage; the watcher calls it on a thread, one look at a time.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,6 +27,8 @@ PROBED_SUBJECTS = 32
 of a look is bounded, whatever the registry holds."""
 PROBED_AT_ONCE = 4
 """So many, in turn, where each look goes over a network: hints may be lost, and every question costs a request."""
+EXAMINED_AT_ONCE = 16
+"""So many ledgers are asked about at once where each question is a request over a network."""
 
 AnyHead: TypeAlias = Head[ModelRecord] | Head[AppRecord]
 
@@ -57,6 +60,13 @@ class RegistryReader:
         self._last_hint = ""
         self._turn = 0
         self._registry_id, self._remembered = _read_memory(state)
+        self._is_memory_due = False
+        self._known_sizes = (-1, -1)
+        self._in_order: list[Subject] = []
+        self._unread: list[Subject] = []
+        """Followed in an earlier life, and not read in this one."""
+        self.answers = 0
+        """How many ledgers have been looked at so far: as long as it grows, the storage answers."""
 
     def look(self, *, full: bool) -> Look:
         """Look for new heads.
@@ -78,16 +88,20 @@ class RegistryReader:
             )
         self._registry_id = document.registry_id
         hinted, last_hint = self._read_hints(full)
-        subjects = sorted(filter(self._serves, {*(self._subjects() if full else hinted), *self._known()}), key=str)
-        probed = self._probed(subjects)
+        if full:
+            due = sorted(filter(self._serves, {*self._subjects(), *self._known()}), key=str)
+        else:
+            known = self._sorted_known()
+            alarmed = [subject for subject in known if str(subject) in self._alarms] if self._alarms else []
+            wanted = {*hinted, *self._probed(known), *self._unread, *alarmed}
+            due = sorted(filter(self._serves, wanted), key=str)
         changed = []
-        for subject in subjects:
-            known = self._heads.get(subject)
-            is_due = full or known is None or subject in hinted or str(subject) in self._alarms
-            if not is_due and known is not None and subject in probed:
-                is_due = self.workspace.store.stat(layout.slot(subject, known.seq + 1)) is not None
-            if is_due and self._follow(subject):
-                changed.append(subject)
+        try:
+            for subject, head, problem in self._examine_all(due, full):
+                if self._follow(subject, head, problem):
+                    changed.append(subject)
+        finally:
+            self._remember()
         self._last_hint = last_hint  # not before: a look that fails half-way reads its hints again
         return self._look(changed)
 
@@ -101,14 +115,24 @@ class RegistryReader:
         )
 
     def _subjects(self) -> set[Subject]:
-        """Return every ledger there is: the more there are, the more it costs."""
-        models = {Subject("model", name) for name in self._names(layout.MODELS)}
+        """Return every ledger that there may be: every one there is, or the models that are served by name."""
+        names = self._names(layout.MODELS) if self._only is None else self._only
+        models = {Subject("model", name) for name in names}
         return models | {Subject("app", name) for name in self._names(layout.APPS)}
 
     def _known(self) -> set[Subject]:
         """Return every ledger that this daemon has followed, now or in an earlier life."""
         parted = (name.partition("/") for name in self._remembered)
         return {*self._heads, *(Subject("app" if kind == "app" else "model", name) for kind, _, name in parted)}
+
+    def _sorted_known(self) -> list[Subject]:
+        """Return the ledgers that this daemon has followed, in order. Made anew only when there are more of them."""
+        sizes = (len(self._heads), len(self._remembered))
+        if sizes != self._known_sizes:
+            self._known_sizes = sizes
+            self._in_order = sorted(filter(self._serves, self._known()), key=str)
+            self._unread = [subject for subject in self._in_order if subject not in self._heads]
+        return self._in_order
 
     def _serves(self, subject: Subject) -> bool:
         return subject.kind == "app" or self._only is None or subject.name in self._only
@@ -145,21 +169,51 @@ class RegistryReader:
                 hinted.add(Subject(hint.kind, hint.name))
         return hinted, last
 
-    def _follow(self, subject: Subject) -> bool:
-        """Take over a ledger's head if it continues the one known; say whether it is new."""
+    def _examine_all(self, subjects: list[Subject], full: bool) -> Iterator[tuple[Subject, AnyHead | None, str | None]]:
+        """Yield what :meth:`_examine` finds, in order. Over a network several ledgers are asked about at once."""
+        if len(subjects) < 2 or self.workspace.store.capabilities.native_events:
+            for subject in subjects:
+                yield self._examine(subject, full)
+            return
+        with ThreadPoolExecutor(EXAMINED_AT_ONCE, thread_name_prefix="heads") as pool:
+            asked = [pool.submit(self._examine, subject, full) for subject in subjects]
+            try:
+                for found in asked:
+                    yield found.result()
+            finally:
+                for found in asked:
+                    found.cancel()
+
+    def _examine(self, subject: Subject, full: bool) -> tuple[Subject, AnyHead | None, str | None]:
+        """Return a ledger's head, and how it contradicts what is known of it. Raises StorageError."""
         name = f"{subject.kind}/{subject.name}"
+        known = None if str(subject) in self._alarms else self._heads.get(subject)
         try:
             ledger: Ledger[Any]
             if subject.kind == "model":
                 ledger = self.workspace.model_ledger(subject.name)
             else:
                 ledger = self.workspace.app_ledger(subject.name)
+            if known is not None and self._is_as_known(known, subject, full):
+                return subject, known, None
             head = ledger.head()
-            problem = self._regression(ledger, name, head)
+            return subject, head, self._regression(ledger, name, head)
         except StorageError:
             raise
         except ClipperfsError as error:
-            head, problem = None, str(error)
+            return subject, None, str(error)
+        finally:
+            self.answers += 1
+
+    def _is_as_known(self, known: AnyHead, subject: Subject, full: bool) -> bool:
+        """Say whether a head is the newest still: by one look at the slot after it; when ``full``, also at itself."""
+        store = self.workspace.store
+        if store.stat(layout.slot(subject, known.seq + 1)) is not None:
+            return False
+        return not full or store.read(layout.slot(subject, known.seq), limit_bytes=LIMITS.record_bytes) == known.data
+
+    def _follow(self, subject: Subject, head: AnyHead | None, problem: str | None) -> bool:
+        """Take over a ledger's head if it continues the one known; say whether it is new."""
         if problem is not None:
             self._alarms[str(subject)] = problem
             return False
@@ -167,8 +221,10 @@ class RegistryReader:
         known = self._heads.get(subject)
         if head is None or (known is not None and known.digest == head.digest):
             return False
+        name = f"{subject.kind}/{subject.name}"
         if self._remembered.get(name) != (head.seq, head.digest):
-            self._remember(name, head)
+            self._remembered[name] = (head.seq, head.digest)
+            self._is_memory_due = True
         self._heads[subject] = head
         return True
 
@@ -186,11 +242,14 @@ class RegistryReader:
             return f"its log was rewritten: record {seq} is not the one that this daemon has followed"
         return None
 
-    def _remember(self, name: str, head: AnyHead) -> None:
-        self._remembered[name] = (head.seq, head.digest)
+    def _remember(self) -> None:
+        """Write down the heads that are new, all at once, before anybody acts on them."""
+        if not self._is_memory_due:
+            return
         memory = {"registry_id": self._registry_id, "heads": self._remembered}
         try:
             self._state.write("heads.json", (json.dumps(memory, sort_keys=True) + "\n").encode())
+            self._is_memory_due = False
             self._alarms.pop("heads.json", None)
         except StorageError as error:  # a full disk must not stop what is served from following
             self._alarms["heads.json"] = f"what was followed cannot be remembered: {error.message}"

@@ -23,9 +23,12 @@ from clipperfs import layout
 from clipperfs.errors import ClipperfsError, StorageUnavailable
 
 LOOK_LIMIT_S = 30.0
-"""After this long without an answer the registry counts as unreachable."""
+"""After this long without a single answer the registry counts as unreachable. A look at thousands of ledgers may take
+longer, as long as it gets on."""
 GATHER_S = 0.005
 """Events of one change come in bursts; one look answers them all."""
+SETTLE_SHARE = 0.25
+"""Looking for plain copies may take this part of the time between two such looks; other models wait for their turn."""
 WATCHED_LOGS = 64
 """Up to this many models have their own log folder watched, too."""
 
@@ -111,8 +114,9 @@ class Watcher:
             if self.follows:
                 self._observe(look)
                 # Copies are found by listing every model's versions: over a network, a sweep's price, not a poll's.
-                if is_sweep or self._reader.workspace.store.capabilities.native_events:
-                    self._settle_copies(look)
+                is_near = self._reader.workspace.store.capabilities.native_events
+                if is_sweep or is_near:
+                    self._settle_copies(look, SETTLE_SHARE * (self._poll_s if is_near else self._sweep_s))
             return look
 
     async def _look(self, full: bool) -> tuple[Look, bool]:
@@ -123,22 +127,27 @@ class Watcher:
             self._stuck = None
         full = full or self._swept_s is None or now_s - self._swept_s >= self._sweep_s
         working = self._loop.run_in_executor(self._executor, lambda: self._reader.look(full=full))
-        try:
-            async with asyncio.timeout(LOOK_LIMIT_S):
-                look = await asyncio.shield(working)
-        except TimeoutError as error:
+        answers = -1
+        while not working.done() and answers != self._reader.answers:
+            answers = self._reader.answers
+            await asyncio.wait({working}, timeout=LOOK_LIMIT_S)
+        if not working.done():
             self._stuck = working
             working.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise StorageUnavailable(f"the registry does not answer within {LOOK_LIMIT_S:g} s") from error
+            raise StorageUnavailable(f"the registry does not answer within {LOOK_LIMIT_S:g} s")
+        look = working.result()
         if full:
             self._swept_s = now_s
         return look, full
 
-    def _settle_copies(self, look: Look) -> None:
-        """Have plain copies adopted, on a thread: hashing them and running hooks may take long."""
+    def _settle_copies(self, look: Look, turn_s: float) -> None:
+        """Have plain copies adopted, on a thread: hashing them and running hooks may take long.
+
+        Looking for them goes on for ``turn_s`` at most; the next time it goes on where it ended.
+        """
         if self._settling is None or self._settling.done():
             self._settling = self._loop.run_in_executor(
-                self._slow_executor, self._adopter.settle_soon, look.models, self._models
+                self._slow_executor, self._adopter.settle_soon, look.models, self._models, turn_s
             )
             self._settling.add_done_callback(self._take_settled)
 

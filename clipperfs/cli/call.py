@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,14 @@ class Call:
         shown = text if isinstance(text, str) else text()
         if shown:
             click.echo(shown)
+
+    def emit_array(self, documents: Iterable[Any]) -> None:
+        """Print an array on stdout, each element as soon as it is there: however many there are, one is held."""
+        separator = "["
+        for document in documents:
+            click.echo(f"{separator}\n{json.dumps(plain(document), indent=2, allow_nan=False)}", nl=False)
+            separator = ","
+        click.echo("[]" if separator == "[" else "\n]")
 
     def emit_line(self, document: Any, text: str) -> None:
         """Print one element of a stream on stdout, at once: a JSON line under ``--json``, else the text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -65,14 +66,12 @@ def history(
         until=parse_moment(until) if until is not None else None,
         version=version,
     )
-    records = call.registry().history(model, limit=limit, where=where)
-    call.emit(
-        records,
-        lambda: table(
-            ("seq", "time", "op", "version", "actor", "reason"),
-            [(each.seq, each.time, each.op, each.evidence.version, each.actor, each.reason) for each in records],
-        ),
-    )
+    records = islice(call.registry().records(model, where=where), limit)
+    if call.json:
+        call.emit_array(records)
+        return
+    rows = [(each.seq, each.time, each.op, each.evidence.version, each.actor, each.reason) for each in records]
+    click.echo(table(("seq", "time", "op", "version", "actor", "reason"), rows))
 
 
 @command(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,64 +12,112 @@ from clipperfs.cli import exit as exit_table
 from clipperfs.cli.call import Call, plain
 from clipperfs.cli.frame import command
 from clipperfs.cli.outcome import record_line
-from clipperfs.cli.text import plural, short, size, table, visible
+from clipperfs.cli.text import Columns, plural, short, size, table, visible
 from clipperfs.errors import NotFound, StoredDataError
 from clipperfs.names import split_reference
 
 if TYPE_CHECKING:
-    from clipperfs.view import ModelView, VersionView
+    from clipperfs.registry import Registry
+    from clipperfs.view import ModelSummary, ModelView, VersionView
 
+
+LIST_HEADING = ("model", "active", "previous", "versions", "newest record")
+STATES_HEADING = ("model", "active", "previous", "versions", "incoming or broken")
+NO_MODELS = "no models yet; publish one with: clipperfs publish MODEL VERSION PATH"
+ROWS_AT_ONCE = 200
+"""So many models are shown at once: a registry of thousands need not be read before the first of them is seen."""
 
 NOT_SAID = "(not said; taken over from the version that is active before it)"
 
 
-@command("list", short_help="List the models.", examples=["clipperfs list", "clipperfs list --json"])
+@command(
+    "list",
+    short_help="List the models.",
+    examples=[
+        "clipperfs list",
+        "clipperfs list 'fraud-*' --limit 20",
+        "clipperfs list --states",
+        "clipperfs list --json",
+    ],
+)
+@click.argument("pattern", required=False)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N models.")
+@click.option("--states", is_flag=True, help="Look into each version too: which are incoming, which broken. Slower.")
 @click.pass_context
-def list_models(context: click.Context, call: Call) -> None:
-    """List the models: which version is active, which was before, how many are there, and which are still incoming.
+def list_models(context: click.Context, call: Call, pattern: str | None, limit: int | None, states: bool) -> None:
+    """List the models: which version is active, which was before, how many are there, and the newest record.
 
+    PATTERN selects models by name: * stands for anything, ? for one character. With --json: a JSON line for each model.
     A model whose records are damaged is shown as such, beside the others (exit 5).
     """
     registry = call.registry()
-    rows: list[dict[str, Any]] = []
-    for name in registry.models():
-        try:
-            rows.append(_summary(registry.show(name)))
-        except StoredDataError as error:
-            rows.append({"model": name, "error": error.as_document()})
-        except NotFound:
-            continue  # an empty folder, or one that went away meanwhile
-    call.emit(rows, lambda: _list_text(rows))
-    if any("error" in row for row in rows):
+    names = registry.models(pattern)[:limit]
+    rows = _rows(registry, names, states=states)
+    if not names and not call.json:
+        click.echo("no model matches" if pattern else NO_MODELS)
+    is_damaged = False
+    columns = Columns(STATES_HEADING if states else LIST_HEADING, first=max(map(len, names), default=0))
+    for chunk in _chunks(rows):
+        is_damaged = is_damaged or any("error" in row for row in chunk)
+        if call.json:
+            for row in chunk:
+                call.emit_line(row, "")
+        else:
+            click.echo(columns.lines([_cells(row, states=states) for row in chunk]))
+    if is_damaged:
         context.exit(exit_table.VERIFICATION_FAILED)
 
 
-def _summary(view: ModelView) -> dict[str, Any]:
-    state = view.record.state if view.record is not None else None
+def _rows(registry: Registry, names: list[str], *, states: bool) -> Iterator[dict[str, Any]]:
+    for name in names:
+        try:
+            summary = registry.summary(name)
+            row = _summary(summary)
+            if states and summary.versions:
+                row |= _states(registry.show(name))
+            yield row
+        except StoredDataError as error:
+            yield {"model": name, "error": error.as_document()}
+        except NotFound:
+            continue  # an empty folder, or one that went away meanwhile
+
+
+def _summary(summary: ModelSummary) -> dict[str, Any]:
+    record = summary.record
+    state = record.state if record is not None else None
     return {
-        "model": view.model,
+        "model": summary.model,
         "active": state.active.version if state and state.active else None,
         "previous": state.previous.version if state and state.previous else None,
-        "seq": view.record.seq if view.record is not None else 0,
-        "versions": [version.version for version in view.versions if version.state == "complete"],
-        "incoming": [version.version for version in view.versions if version.state == "incoming"],
-        "broken": [version.version for version in view.versions if version.state == "broken"],
+        "seq": record.seq if record is not None else 0,
+        "op": record.op if record is not None else None,
+        "time": record.time if record is not None else None,
+        "actor": record.actor if record is not None else None,
+        "versions": list(summary.versions),
     }
 
 
-def _list_text(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return "no models yet; publish one with: clipperfs publish MODEL VERSION PATH"
-    cells: list[tuple[Any, ...]] = []
-    for row in rows:
-        if "error" in row:
-            cells.append((row["model"], None, None, None, f"DAMAGED: {row['error']['message']}"))
-            continue
-        notes = ", ".join(row["incoming"])
-        if row["broken"]:
-            notes += f"{'; ' if notes else ''}broken: {', '.join(row['broken'])}"
-        cells.append((row["model"], row["active"], row["previous"], len(row["versions"]), notes))
-    return table(("model", "active", "previous", "versions", "incoming"), cells)
+def _states(view: ModelView) -> dict[str, Any]:
+    return {
+        state: [version.version for version in view.versions if version.state == state]
+        for state in ("complete", "incoming", "broken", "purged")
+    }
+
+
+def _cells(row: dict[str, Any], *, states: bool) -> tuple[Any, ...]:
+    if "error" in row:
+        return (row["model"], None, None, None, f"DAMAGED: {row['error']['message']}")
+    last = f"{row['seq']} {row['op']} {row['time']}" if row["seq"] else None
+    if states:
+        notes = [f"{state}: {', '.join(row[state])}" for state in ("incoming", "broken") if row.get(state)]
+        last = "; ".join(notes) or None
+    return (row["model"], row["active"], row["previous"], len(row["versions"]), last)
+
+
+def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Gather rows for as long as a person does not mind waiting."""
+    while chunk := list(islice(rows, ROWS_AT_ONCE)):
+        yield chunk
 
 
 @command(

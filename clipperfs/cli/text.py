@@ -37,12 +37,34 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
     Free text belongs into the last column: nothing is cut or wrapped, so that lines survive ``grep`` and ``awk``.
     """
-    cells = [[name.upper() for name in heading]]
-    cells += [["-" if cell is None or cell == "" else visible(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(heading))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
+    return Columns(heading).lines(rows)
+
+
+class Columns:
+    """A table that is printed piece by piece. Columns keep their width from one piece to the next, or grow.
+
+    Args:
+        first: the width of the first column at least, where it is known before the rows are.
+    """
+
+    def __init__(self, heading: Sequence[str], *, first: int = 0) -> None:
+        self._heading: list[str] = [name.upper() for name in heading]
+        self._widths = [first, *(0 for _ in heading[1:])]
+        self._is_begun = False
+
+    def lines(self, rows: Iterable[Sequence[object]]) -> str:
+        """Return the next rows, with the heading before the first of all."""
+        cells = [] if self._is_begun else [self._heading]
+        self._is_begun = True
+        cells += [["-" if cell is None or cell == "" else visible(cell) for cell in row] for row in rows]
+        self._widths = [
+            max(width, *(len(row[column]) for row in cells)) if cells else width
+            for column, width in enumerate(self._widths)
+        ]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, self._widths, strict=True)).rstrip()
+            for row in cells
+        )
 
 
 def size(size_bytes: int | None) -> str | None:

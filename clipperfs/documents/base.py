@@ -60,7 +60,8 @@ def parse_json(data: bytes, *, limit_bytes: int) -> Any:
             json.dumps(tree, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidDocument(f"not valid JSON: {str(error)[:200]}") from error
-    if _depth_exceeds(tree, LIMITS.document_depth):
+    opened = data.count(b"{") + data.count(b"[")
+    if opened > LIMITS.document_depth and _depth_exceeds(tree, LIMITS.document_depth):  # else it cannot be that deep
         raise InvalidDocument(f"nested more than {LIMITS.document_depth} levels deep")
     return tree
 

@@ -42,8 +42,10 @@ class Entry:
     size: int
     """In bytes; 0 for a folder."""
     token: str
-    """Changes when the content does, as far as the filesystem can tell (modification time, ETag). Never proof."""
+    """Changes when the content does, as far as the filesystem can tell (modification time, ETag). Never proof. Empty
+    for a folder where looking at it would cost more than listing it; :meth:`Store.stat` may tell."""
     modified_unix_s: float
+    """0 for a folder wherever its token is empty."""
     executable: bool = False
 
 

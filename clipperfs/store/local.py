@@ -21,7 +21,7 @@ from clipperfs.digest import CHUNK_BYTES
 from clipperfs.errors import StorageError, StoredDataError
 from clipperfs.layout import CLAIM_PREFIX
 from clipperfs.store.base import Capabilities, Entry, FileKind, Progress
-from clipperfs.store.oserror import told_plainly
+from clipperfs.store.oserror import storage_error, told_plainly
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
@@ -35,6 +35,7 @@ class LocalStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(os.path.abspath(root))
         self.url = f"file://{self.root}"
+        self._prefix = f"{self.root}".rstrip("/") + "/"
 
     def read(self, key: str, *, limit_bytes: int) -> bytes | None:
         stream = self.open(key)
@@ -59,7 +60,7 @@ class LocalStore:
     def stat(self, key: str) -> Entry | None:
         with told_plainly("look at", key):
             try:
-                found = os.lstat(self._path(key))
+                found = os.lstat(self._name(key))
             except OSError as error:
                 if error.errno in _ABSENT:
                     return None
@@ -69,15 +70,23 @@ class LocalStore:
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         with told_plainly("list", prefix):
             try:
-                names = sorted(name for name in os.listdir(self._path(prefix)) if name > after)
+                with os.scandir(self._path(prefix)) as found:
+                    children = sorted((child for child in found if child.name > after), key=lambda child: child.name)
             except OSError as error:
                 if error.errno in _ABSENT:
                     return
                 raise
-        for name in names:
-            entry = self.stat(f"{prefix}/{name}")
-            if entry is not None:
-                yield entry
+        for child in children:
+            try:
+                if child.is_dir(follow_symlinks=False):  # known from the listing: a look at each would cost the most
+                    entry = Entry(child.name, "folder", 0, "", 0.0)
+                else:
+                    entry = _entry(child.name, child.stat(follow_symlinks=False))
+            except FileNotFoundError:  # it went meanwhile
+                continue
+            except OSError as error:
+                raise storage_error(error, "look at", f"{prefix}/{child.name}") from error
+            yield entry
 
     def walk(self, prefix: str) -> Iterator[Entry]:
         pending = [""]
@@ -187,13 +196,20 @@ class LocalStore:
         return self._path(key)
 
     def _path(self, key: str) -> Path:
+        return Path(self._name(key))
+
+    def _name(self, key: str) -> str:
+        """Return the whole name of a file as text: a ``Path`` costs as much as the system call it is for."""
+        self._require_key(key)
+        return f"{self._prefix}{key}"
+
+    def _require_key(self, key: str) -> None:
         if any(part in ("", ".", "..") for part in key.split("/")):
             raise StorageError(f"{key!r} is not a key")
-        return self.root / key
 
     def _open_beneath(self, key: str) -> int | None:
         """Open ``key`` for reading without following a link in any of its segments; ``None`` when absent."""
-        self._path(key)
+        self._require_key(key)
         *folders, name = key.split("/")
         try:
             at = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clipperfs.serverd.adopter import TAKE_OVER_S, Adopter
+from clipperfs.serverd.adopter import TAKE_OVER_S, TOKEN_GRAIN_S, Adopter
 from clipperfs.serverd.events import Events
 
 from clipperfs import Registry
 from clipperfs.documents import ModelRecord
+from clipperfs.store import Entry
+from clipperfs.testing.fault_store import FaultStore
 from tests.integration.conftest import write_version
 
 SETTLE_S = 2.0
@@ -195,3 +197,51 @@ def test_only_followed_models_are_adopted(site: Site) -> None:
         site.clock.now_s += SETTLE_S
         site.adopter.settle_soon({}, ["other"])
     assert site.ops() == []
+
+
+def test_settled_folder_is_not_listed_again_until_something_is_put_into_it(site: Site) -> None:
+    site.copy("1")
+    for _ in range(6):
+        site.settle()
+    store = FaultStore(site.registry.store)
+    site.adopter._registry.workspace.store = store
+    site.settle()
+    assert ("list", "models/m/versions") not in store.calls
+    site.copy("2")
+    assert not site.settle()
+    assert ("list", "models/m/versions") in store.calls
+    assert site.settle()
+    assert site.ops() == ["adopt", "adopt"]
+
+
+def test_folder_that_has_just_changed_is_listed_again(site: Site) -> None:
+    # Two changes within one tick of the filesystem's clock may leave the same token.
+    site.copy("1")
+    for _ in range(6):
+        site.settle()
+    site.registry.publish("m", "2", write_version(site.place / "sources" / "2", b"2", "wrapper: noop\n"))
+    store = FaultStore(site.registry.store)
+    site.adopter._registry.workspace.store = store
+    for _ in range(3):
+        store.calls.clear()
+        site.settle(after_s=TOKEN_GRAIN_S / 4)
+        assert ("list", "models/m/versions") in store.calls
+
+
+def test_search_that_runs_out_of_time_goes_on_where_it_ended(site: Site) -> None:
+    files = write_version(site.place / "sources" / "other", b"other", "wrapper: noop\n")
+    for name in ("a", "b", "c"):
+        site.registry.publish(name, "1", files)
+    looked: list[str] = []
+
+    class Slow(FaultStore):
+        def stat(self, key: str) -> Entry | None:
+            if key.endswith("/versions"):
+                looked.append(key.split("/")[1])
+                site.clock.now_s += 1.0
+            return super().stat(key)
+
+    site.adopter._registry.workspace.store = Slow(site.registry.store)
+    for _ in range(3):
+        site.adopter.settle_soon({}, None, 1.5)
+    assert looked == ["a", "b", "c", "a", "b", "c"]

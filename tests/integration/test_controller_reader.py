@@ -11,7 +11,7 @@ from clipperfs.serverd.reader import PROBED_AT_ONCE, RegistryReader
 from clipperfs.serverd.statedir import StateDir
 
 from clipperfs import Registry
-from clipperfs.errors import NotFound, StoredDataError
+from clipperfs.errors import NotFound, StorageUnavailable, StoredDataError
 from clipperfs.testing.fault_store import FaultStore
 from clipperfs.workspace import Workspace
 
@@ -252,3 +252,73 @@ def test_cost_of_a_look_does_not_grow_with_the_number_of_models(registry: Regist
     assert costs == [2, 2], "registry.json and one listing of the hints"
     registry.policy("m7", {"replicas": 3})
     assert [str(subject) for subject in reader.look(full=False).changed] == ["model m7"]
+
+
+def counted_reader(registry: Registry, state: StateDir, models: list[str] | None) -> tuple[RegistryReader, FaultStore]:
+    store = FaultStore(registry.store)
+    mine = registry.workspace
+    return RegistryReader(Workspace(store, mine.cache, mine.actor), state, models), store
+
+
+def test_named_models_cost_the_same_beside_any_number_of_others(registry: Registry, state: StateDir) -> None:
+    registry.policy("m", {"replicas": 2})
+    costs = []
+    for others in (0, 20):
+        for number in range(others):
+            registry.policy(f"other-{number}", {"replicas": 2})
+        shutil.rmtree(root(registry) / "changes")
+        reader, store = counted_reader(registry, state, ["m"])
+        reader.look(full=True)
+        assert ("list", "models") not in store.calls
+        costs.append(len(store.calls))
+    assert costs[0] == costs[1]
+
+
+def test_sweep_of_a_ledger_without_news_costs_two_calls(registry: Registry, state: StateDir) -> None:
+    registry.policy("m", {"replicas": 2})
+    reader, store = counted_reader(registry, state, ["m"])
+    reader.look(full=True)
+    store.calls.clear()
+    reader.look(full=True)
+    assert [method for method, key in store.calls if key.startswith("models/")] == ["stat", "read"]
+
+
+def test_heads_of_a_look_are_remembered_all_at_once_and_before_it_returns(
+    registry: Registry, state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        registry.policy(f"m-{number}", {"replicas": 2})
+    written: list[str] = []
+    write = state.write
+
+    def note(name: str, data: bytes) -> None:
+        written.append(name)
+        write(name, data)
+
+    monkeypatch.setattr(state, "write", note)
+    open_reader(registry, state).look(full=True)
+    assert written == ["heads.json"]
+    assert all(f"model/m-{number}".encode() in (state.read("heads.json") or b"") for number in range(5))
+
+
+def test_heads_before_a_fault_are_remembered(registry: Registry, state: StateDir) -> None:
+    for name in ("a", "b"):
+        registry.policy(name, {"replicas": 2})
+    reader, store = counted_reader(registry, state, ["a", "b"])
+    reader.look(full=True)
+    registry.policy("a", {"replicas": 3})
+    registry.policy("b", {"replicas": 3})
+    at = next(at for at in range(1, 100) if _fails_after_a(reader, store, at))
+    assert at > 1
+    assert b'"model/a": [2' in (state.read("heads.json") or b"")
+
+
+def _fails_after_a(reader: RegistryReader, store: FaultStore, at: int) -> bool:
+    """Let the call with number ``at`` of a look fail; say whether that was one about the second model."""
+    store.calls.clear()
+    store.at = at
+    try:
+        reader.look(full=True)
+    except StorageUnavailable:
+        return store.calls[-1][1].startswith("models/b/")
+    return True

@@ -34,6 +34,9 @@ class Shell:
     def json(self, *arguments: str, exits: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", exits=exits).stdout)
 
+    def lines(self, *arguments: str, exits: int = 0) -> list[Any]:
+        return [json.loads(line) for line in self.run(*arguments, "--json", exits=exits).stdout.splitlines()]
+
     def error(self, *arguments: str, exits: int) -> Any:
         result = self.run(*arguments, "--json", exits=exits)
         assert result.stdout == ""
@@ -169,7 +172,9 @@ def test_incoming_version_is_shown_with_what_is_missing(shell: Shell) -> None:
     target.mkdir(parents=True)
     shutil.copy(Path(source) / "manifest.json", target)
     shutil.copy(Path(source) / "model.yaml", target)
-    assert shell.json("list")[0]["incoming"] == ["3"]
+    assert shell.lines("list")[0]["versions"] == ["3"]
+    assert shell.lines("list", "--states")[0]["incoming"] == ["3"]
+    assert "incoming: 3" in shell.run("list", "--states").stdout
     assert shell.json("show", "digits/3")["missing"] == ["weights"]
     assert "weights" in shell.run("show", "digits").stdout
     assert "missing   weights" in shell.run("show", "digits/3").stdout
@@ -245,7 +250,7 @@ def test_refusal_shows_every_verdict_and_what_next(shell: Shell, monkeypatch: py
     assert "\u202e" not in stderr
     document = shell.error("activate", "digits", "1", exits=6)
     assert [verdict["hook"] for verdict in document["verdicts"]] == ["integrity", "quality"]
-    assert shell.json("list")[0]["active"] is None
+    assert shell.lines("list")[0]["active"] is None
     assert shell.run("hook", "run", "digits", "1", exits=6).stdout.startswith("HOOK")
     assert shell.json("hook", "run", "digits", "1", exits=6)["accepted"] is False
 
@@ -264,7 +269,7 @@ def test_wait_without_daemons_times_out_and_the_record_stands(shell: Shell) -> N
     shell.published("1")
     document = shell.error("activate", "digits", "1", "--wait", "1", "--timeout", "1ms", exits=7)
     assert document["serving"] == []
-    assert shell.json("list")[0]["active"] == "1"
+    assert shell.lines("list")[0]["active"] == "1"
 
 
 @pytest.mark.usefixtures("accepting")
@@ -284,20 +289,39 @@ def test_history_is_newest_first_and_hostile_text_is_visible(shell: Shell) -> No
 @pytest.mark.usefixtures("accepting")
 def test_list_and_show_name_roles(shell: Shell) -> None:
     assert "no models yet" in shell.run("list").stdout
-    assert shell.json("list") == []
+    assert shell.lines("list") == []
     shell.published("1", "2")
     shell.run("activate", "digits", "1")
     shell.run("activate", "digits", "2")
     shell.run("alias", "digits", "stable", "1")
     shell.run("pin", "digits", "1")
-    [row] = shell.json("list")
+    [row] = shell.lines("list")
     assert (row["active"], row["previous"], row["versions"], row["seq"]) == ("2", "1", ["1", "2"], 6)
-    assert shell.run("list").stdout.splitlines()[1].split() == ["digits", "2", "1", "2", "-"]
+    assert shell.run("list").stdout.splitlines()[1].split()[:6] == ["digits", "2", "1", "2", "6", "pin"]
     text = shell.run("show", "digits").stdout
     assert "previous, pinned, alias stable" in text
     assert "stable=1" in text
     assert "model.yaml" in shell.run("show", "digits/1").stdout
     assert shell.json("show", "digits")["model"] == "digits"
+
+
+def test_list_takes_a_pattern_and_a_limit(shell: Shell) -> None:
+    source = shell.source("s")
+    for name in ("fraud-eu", "fraud-us", "digits"):
+        shell.registry.publish(name, "1", source)
+    assert [row["model"] for row in shell.lines("list", "fraud-*")] == ["fraud-eu", "fraud-us"]
+    assert [row["model"] for row in shell.lines("list", "--limit", "2")] == ["digits", "fraud-eu"]
+    assert shell.run("list", "x*").stdout == "no model matches\n"
+
+
+def test_long_list_is_printed_piece_by_piece_under_one_heading(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipperfs.cli.show.ROWS_AT_ONCE", 2)
+    source = shell.source("s")
+    for name in ("a", "b", "c-is-longer"):
+        shell.registry.publish(name, "1", source)
+    heading, *rows = shell.run("list").stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["a", "b", "c-is-longer"]
+    assert {row[heading.index("ACTIVE")] for row in rows} == {"-"}
 
 
 def test_model_with_a_damaged_log_does_not_hide_the_others(shell: Shell) -> None:
@@ -309,7 +333,7 @@ def test_model_with_a_damaged_log_does_not_hide_the_others(shell: Shell) -> None
     result = shell.run("list", exits=5)
     assert "DAMAGED" in result.stdout
     assert "\nother " in result.stdout
-    assert shell.json("list", exits=5)[0]["error"]["error"] == "DamagedLog"
+    assert shell.lines("list", exits=5)[0]["error"]["error"] == "DamagedLog"
     assert shell.error("history", "digits", exits=5)["error"] == "DamagedLog"
 
 

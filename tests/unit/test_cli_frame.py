@@ -109,10 +109,10 @@ def test_page_of_the_commands_is_up_to_date() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--registry", "{url}", "--json", "list"],
-        ["list", "--registry", "{url}", "--json"],
-        ["--json", "list", "--registry", "{url}"],
-        ["--registry", "elsewhere", "list", "--json", "--registry", "{url}"],
+        ["--registry", "{url}", "--json", "app", "list"],
+        ["app", "list", "--registry", "{url}", "--json"],
+        ["--json", "app", "list", "--registry", "{url}"],
+        ["--registry", "elsewhere", "app", "list", "--json", "--registry", "{url}"],
         ["--json", "app", "--registry", "{url}", "list"],
     ],
 )
@@ -292,6 +292,8 @@ def test_completion_of_the_shell_finds_commands() -> None:
 def test_deleted_working_folder_is_no_obstacle(tmp_path: Path) -> None:
     url = tmp_path / "registry"
     assert run("init", str(url)).exit_code == 0
-    program = f"cd $(mktemp -d) && rmdir $PWD && exec {sys.executable} -P -m clipperfs.cli --registry {url} list --json"
+    program = (
+        f"cd $(mktemp -d) && rmdir $PWD && exec {sys.executable} -P -m clipperfs.cli --registry {url} app list --json"
+    )
     done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from itertools import islice
 
 import pytest
 
@@ -11,7 +12,7 @@ from clipperfs import layout
 from clipperfs.digest import NO_DIGEST, digest_bytes
 from clipperfs.documents import ModelRecord, ModelState, canonical_bytes
 from clipperfs.errors import DamagedLog, InvalidDocument, OutcomeUnknown, StorageUnavailable, UnknownFeature
-from clipperfs.ledger import Draft, Head, Ledger
+from clipperfs.ledger import READ_AHEAD, READ_ALONE, Draft, Head, Ledger
 from clipperfs.store.memory import MemoryStore
 from clipperfs.testing.fault_store import FaultStore
 
@@ -215,3 +216,69 @@ def test_active_copy_is_the_newest_record_itself() -> None:
     append(ledger_on(store))
     head = append(ledger_on(store))
     assert store.read(layout.active_copy(SUBJECT), limit_bytes=1 << 16) == head.data == canonical_bytes(head.record)
+
+
+class FarStore(MemoryStore):
+    """Takes every read for a request over a network, and counts how many are under way at once."""
+
+    store_class = "far"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = self.most = self.reads = 0
+        self.counting = threading.Lock()
+
+    def read(self, key: str, *, limit_bytes: int) -> bytes | None:
+        with self.counting:
+            self.reads += 1
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        try:
+            threading.Event().wait(0.001)
+            return super().read(key, limit_bytes=limit_bytes)
+        finally:
+            with self.counting:
+                self.under_way -= 1
+
+
+def far_log(records: int) -> FarStore:
+    store = FarStore()
+    writer = ledger_on(store)
+    for _ in range(records):
+        append(writer)
+    store.reads = store.most = 0
+    return store
+
+
+def test_long_log_over_a_network_is_read_ahead_in_order() -> None:
+    store = far_log(60)
+    assert [head.seq for head in ledger_on(store).records()] == list(range(60, 0, -1))
+    assert 1 < store.most <= READ_AHEAD
+    assert [head.seq for head in ledger_on(store).from_the_first()] == list(range(1, 61))
+
+
+def test_few_records_over_a_network_are_not_read_ahead() -> None:
+    store = far_log(60)
+    newest = islice(ledger_on(store).records(), READ_ALONE)
+    assert [head.seq for head in newest] == list(range(60, 60 - READ_ALONE, -1))
+    assert store.reads < READ_ALONE + 5
+
+
+def test_damage_that_was_read_ahead_is_found_in_its_place() -> None:
+    store = far_log(60)
+    store.delete(layout.slot(SUBJECT, 30))
+    seen: list[int] = []
+    with pytest.raises(DamagedLog, match="record 30 of model m"):
+        for head in ledger_on(store).records():
+            seen.append(head.seq)
+    assert seen[-1] == 31
+
+
+def test_newest_record_costs_three_calls_when_its_number_is_hinted() -> None:
+    store = MemoryStore()
+    for _ in range(9):
+        append(ledger_on(store))
+    counted = FaultStore(store)
+    head = ledger_on(counted).head(linked=False)
+    assert head is not None and head.seq == 9
+    assert [method for method, _ in counted.calls] == ["read", "stat", "read"]

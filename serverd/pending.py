@@ -30,9 +30,16 @@ class QueryOwner:
 
 
 class Query:
-    """One input that leases one version until it is answered. ``index`` is its place in a batch reply, -1 alone."""
+    """One input that leases one version until it is answered. ``index`` is its place in a batch reply, -1 alone.
 
-    __slots__ = ("arrived", "attempts", "deadline", "index", "is_done", "number", "owner", "packed", "sink", "version")
+    ``key`` is its key in the prediction cache, or None; ``followers`` are queries of the same key that wait for its
+    output instead of being predicted themselves.
+    """
+
+    __slots__ = (
+        "arrived", "attempts", "deadline", "followers", "index", "is_done", "key", "number", "owner", "packed", "sink",
+        "version",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -43,9 +50,12 @@ class Query:
         arrived: float,
         sink: Exchange | BatchReply,
         index: int,
+        key: bytes | None = None,
     ) -> None:
         self.owner = owner
         self.version = version
+        self.key = key
+        self.followers: list[Query] | None = None
         self.packed = packed
         self.number = number
         self.arrived = arrived

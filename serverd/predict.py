@@ -144,14 +144,21 @@ class PredictHandler:
         owner.counter.queries += 1
         number = self._next_id
         self._next_id = number + 1
-        query = Query(owner, version, packed, number, arrived, sink, index)
         if version.uses_cache:
-            output = self._cache.get(version.cache_prefix + packed)
+            key = version.cache_prefix + packed
+            query = Query(owner, version, packed, number, arrived, sink, index, key)
+            output = self._cache.get(key)
             if output is not None:
                 version.counter.cache_hits += 1
                 query.answer(output, arrived)
                 return
             version.counter.cache_misses += 1
+            leader = version.asked.get(key)
+            if leader is not None and leader.deadline <= query.deadline:
+                self._dispatcher.follow(leader, query)
+                return
+        else:
+            query = Query(owner, version, packed, number, arrived, sink, index)
         self._dispatcher.submit(query)
 
     def _default(self, entry: AppEntry, sink: Exchange | BatchReply, index: int, reason: str, explanation: str) -> None:

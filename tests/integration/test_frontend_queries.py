@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,3 +224,43 @@ def test_model_that_asks_for_it_gets_larger_batches_for_a_delay(rig: Rig) -> Non
     started = time.monotonic()
     assert predict(rig, {"input": [1.0]}).json["default"] is False
     assert 0.05 < time.monotonic() - started < 0.3
+
+
+def test_equal_inputs_at_the_same_time_share_one_prediction(rig: Rig) -> None:
+    rig.serve(rig.start_peer("slow:150"), cache=True)
+    reply = predict(rig, {"input_batch": [[1.0]] * 5 + [[2.0]]})
+    assert [element["output"] for element in reply.json["batch_predictions"]] == [[1.0]] * 5 + [[2.0]]
+    version = rig.metrics()["versions"][0]
+    assert (version["queries"], version["shared"]) == (2, 4)
+    assert rig.metrics()["queues"][0]["live"] == 0
+
+
+def test_equal_inputs_share_a_failure(rig: Rig) -> None:
+    rig.serve(rig.start_peer("slow:100", "fault"), cache=True)
+    reply = predict(rig, {"input_batch": [[1.0]] * 3})
+    assert [element["default"] for element in reply.json["batch_predictions"]] == [True] * 3
+    assert rig.metrics()["versions"][0]["queries"] == 1
+    assert rig.metrics()["queues"][0]["live"] == 0
+
+
+def test_query_with_time_left_outlives_the_equal_one_it_waited_for(rig: Rig, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    route = VersionRoute("k1", "d" * 64, "doubles", (rig.start_peer("slow:300", f"log:{log}"),))
+    apps = {"quick": AppRoute("doubles", 450_000, "-1", "m"), "calm": AppRoute("doubles", 5_000_000, "-1", "m")}
+    rig.route(apps, {"m": ModelRoute(active="1", versions={"1": route})})
+    answers: dict[str, Any] = {}
+
+    def query(app: str, value: float) -> None:
+        answers[f"{app}{value:g}"] = predict(rig, {"input": [value]}, f"/{app}/predict").json
+
+    threads = [threading.Thread(target=query, args=one) for one in (("calm", 0.0), ("calm", 9.0), ("quick", 1.0))]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.03)
+    threads.append(threading.Thread(target=query, args=("calm", 1.0)))
+    threads[-1].start()
+    for thread in threads:
+        thread.join(10)
+    assert answers["quick1"]["default"] is True
+    assert answers["calm1"]["output"] == [1.0]
+    assert rig.metrics()["queues"][0]["live"] == 0

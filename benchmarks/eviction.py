@@ -197,7 +197,9 @@ def _traces(plan: Plan) -> list[tuple[str, list[int]]]:
     once = iter(range(plan.keys, plan.keys + plan.requests))
     traces.append(("Zipf 0.9, 30 % once", [next(once) if source.random() < 0.3 else key for key in steady]))
     step = max(1, plan.requests // 10)
-    traces.append(("Zipf 0.9, drifting", [(key + index // step * 7919) % plan.keys for index, key in enumerate(steady)]))
+    traces.append(
+        ("Zipf 0.9, drifting", [(key + index // step * 7919) % plan.keys for index, key in enumerate(steady)])
+    )
     return traces
 
 

@@ -24,6 +24,8 @@ from .cache import PredictionCache
 from .counters import Counters
 from .dispatch import Dispatcher
 from .exchange import Exchange
+from .form import BodyForm
+from .forms import FormHandler
 from .http import HttpLimits, HttpServer
 from .predict import PredictHandler
 from .routing import RoutingTable
@@ -46,7 +48,7 @@ class Frontend:
     def __init__(self, endpoint: str, index: int, limits: HttpLimits, cache_bytes: int) -> None:
         self.counters = Counters()
         self.cache = PredictionCache(cache_bytes)
-        self.server = HttpServer(self.handle, limits)
+        self.server = HttpServer(self.handle, limits, self.handle_form)
         self.table = RoutingTable()
         self.drained = asyncio.Event()
         self._may_listen = asyncio.Event()
@@ -59,6 +61,7 @@ class Frontend:
             endpoint, self.cache, self.counters, self._take_release, self._tell_hang, self._tell_lost
         )
         self._predict = PredictHandler(self._dispatcher, self.cache, first_query_id(index, time.time()))
+        self._forms = FormHandler(self._predict, limits.body_bytes)
 
     async def start(self, listener: socket.socket, control_end: socket.socket, *, has_clients: bool = False) -> None:
         """Listen, join the controller, and say so.
@@ -83,6 +86,7 @@ class Frontend:
         """Serve until drained."""
         await self.drained.wait()
         self.server.stop()
+        self._forms.close()
         self._dispatcher.close()
 
     # -- HTTP
@@ -94,6 +98,14 @@ class Frontend:
             self._predict.handle(route, exchange, body)
         else:
             self._handle_other(exchange, method, target.partition(b"?")[0], body)
+
+    def handle_form(self, exchange: Exchange, method: bytes, target: bytes, body: bytes, form: BodyForm) -> None:
+        """Answer one request whose body is not plain JSON."""
+        path = target.partition(b"?")[0]
+        if method == b"POST" and path in self._predict.routes:
+            self._forms.handle(path, exchange, body, form)
+        else:
+            self._handle_other(exchange, method, path, body)
 
     def _handle_other(self, exchange: Exchange, method: bytes, path: bytes, body: bytes) -> None:
         route = self._predict.routes.get(path)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import http.client
 import json
+import os
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from clipperfs.serverd.routing import AppRoute, ModelRoute, VersionRoute
 
 from tests.integration.frontend_rig import Rig, ask, predict, wait_for
@@ -264,3 +268,64 @@ def test_query_with_time_left_outlives_the_equal_one_it_waited_for(rig: Rig, tmp
     assert answers["quick1"]["default"] is True
     assert answers["calm1"]["output"] == [1.0]
     assert rig.metrics()["queues"][0]["live"] == 0
+
+
+def _post(rig: Rig, body: bytes, headers: dict[str, str]) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=20)
+    try:
+        connection.request("POST", "/app/predict", body, headers)
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
+    finally:
+        connection.close()
+
+
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+def test_raw_numbers_are_answered_as_their_json_is(rig: Rig) -> None:
+    rig.serve(rig.start_peer())
+    body = struct.pack("<6d", *range(6))
+    assert _post(rig, body, RAW)[1]["output"] == [0, 1, 2, 3, 4, 5]
+    rows = _post(rig, body, {**RAW, "Clipperfs-Shape": "2,3", "Clipperfs-Dtype": "float64"})[1]
+    assert [element["output"] for element in rows["batch_predictions"]] == [[0, 1, 2], [3, 4, 5]]
+    assert _post(rig, body, {**RAW, "Clipperfs-Version": "1"})[1]["output"] == [0, 1, 2, 3, 4, 5]
+    status, reply = _post(rig, body, {**RAW, "Clipperfs-Version": "9"})
+    assert (status, reply["default_explanation"]) == (200, "Version 9 of model m is not loaded")
+    status, reply = _post(rig, body[:-1], RAW)
+    assert (status, reply["error"]) == (400, "Query processing error")
+    assert _post(rig, b"", RAW)[0] == 400
+
+
+def test_raw_requests_of_one_connection_are_each_taken_raw(rig: Rig) -> None:
+    rig.serve(rig.start_peer())
+    connection = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=20)
+    for count in (1, 2, 3, 30):
+        connection.request("POST", "/app/predict", struct.pack(f"<{count}d", *range(count)), RAW)
+        assert json.loads(connection.getresponse().read())["output"] == list(range(count))
+    connection.request("POST", "/app/predict", b'{"input": [5]}')
+    assert json.loads(connection.getresponse().read())["output"] == [5]
+    connection.close()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_compressed_bodies_are_taken_and_bombs_refused(rig: Rig, encoding: str) -> None:
+    compress = gzip.compress if encoding == "gzip" else zstandard.ZstdCompressor().compress
+    rig.serve(rig.start_peer())
+    headers = {"Content-Encoding": encoding}
+    assert _post(rig, compress(b'{"input": [1, 2]}'), headers)[1]["output"] == [1, 2]
+    assert _post(rig, compress(struct.pack("<2d", 1, 2)), {**headers, **RAW})[1]["output"] == [1, 2]
+    assert _post(rig, compress(b" " * 40_000_000), headers)[0] == 413
+    assert _post(rig, b"nonsense", headers)[0] == 400
+    assert _post(rig, b"nonsense", {"Content-Encoding": "br"})[0] == 415
+    assert predict(rig, {"input": [3]}).json["output"] == [3]
+
+
+def test_large_raw_body_goes_through_whole() -> None:
+    with Rig("--max-body-bytes", str(64 << 20)) as rig:
+        rig.serve(rig.start_replica("noop", "bytes"), input_type="bytes", slo_ms=20_000)
+        began = time.monotonic()
+        status, reply = _post(rig, os.urandom(48 << 20), {"Content-Type": "image/tiff"})
+        assert (status, reply["default"]) == (200, False), reply
+        assert time.monotonic() - began < 15
+        assert _post(rig, b"x" * ((64 << 20) + 1), RAW)[0] == 413

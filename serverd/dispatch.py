@@ -11,7 +11,7 @@ from typing import Any, Final
 from clipperfs import wire
 
 from . import sharing
-from .batching import SLO_SHARE
+from .batching import MAX_QUEUED_BYTES, SLO_SHARE
 from .cache import PredictionCache
 from .counters import Counters
 from .pending import DeadlineLanes, Query
@@ -81,21 +81,24 @@ class Dispatcher:
     def submit(self, query: Query) -> None:
         """Take a query in; it is answered later, or refused at once when too many wait."""
         version = query.version
-        if version.queue.is_full:
+        queue = version.queue
+        owner = query.owner
+        if (queue.rows >= version.bearable or queue.size_bytes >= MAX_QUEUED_BYTES) and queue.is_full_for(
+            owner.app, version.bearable
+        ):
             query.fall_back("overload", explain_overload(version.model), monotonic())
             return
-        slo_s = query.owner.slo_s
         version.live += 1
         version.counter.queries += 1
-        version.queue.put(query, slo_s)
+        queue.put(query, owner.app)
         if query.key is not None:
             sharing.lead(query)
-        self._deadlines.put(query, slo_s)
+        self._deadlines.put(query, owner.slo_s)
         if query.deadline < self._timer_at:
             self._arm(query.deadline)
         if not version.is_dirty:
             self._mark(version)
-        if version.queue.rows == version.batch_limit.limit:
+        if queue.rows == version.batch_limit.limit:
             self._pump(version)  # with many clients a turn of the loop is long: a full batch need not wait for its end
 
     def follow(self, leader: Query, query: Query) -> None:
@@ -283,6 +286,7 @@ class Dispatcher:
         predict_s = min(predict_us / 1e6, latency_s)
         version.predict_s += (predict_s - version.predict_s) * SMOOTHING
         version.batch_limit.observe(len(queries), batch.sent_at, now, predict_s, version.slo_s * SLO_SHARE)
+        version.learn_bearable()
         version.counter.observe(len(queries), latency_s, predict_us)
         version.pace.observe(latency_s)
         batch.leave_to_twin()
@@ -355,7 +359,7 @@ class Dispatcher:
             following = followers.pop(0)
             sharing.lead(following)
             version.counter.queries += 1
-            version.queue.put(following, following.owner.slo_s)
+            version.queue.put(following, following.owner.app)
             if not version.is_dirty:
                 self._mark(version)
         for follower in followers:

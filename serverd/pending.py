@@ -21,9 +21,10 @@ COMPACT_FROM: Final = 4096
 class QueryOwner:
     """What the queries of one application under one table share."""
 
-    __slots__ = ("counter", "default_output", "slo_s")
+    __slots__ = ("app", "counter", "default_output", "slo_s")
 
-    def __init__(self, slo_s: float, default_output: bytes, counter: AppCounter) -> None:
+    def __init__(self, app: str, slo_s: float, default_output: bytes, counter: AppCounter) -> None:
+        self.app = app
         self.slo_s = slo_s
         self.default_output = default_output
         self.counter = counter

@@ -70,7 +70,7 @@ class PredictHandler:
         """Route by a new table from the next query on."""
         routes: dict[bytes, AppEntry] = {}
         for name, app in table.apps.items():
-            owner = QueryOwner(app.slo_us / 1e6, nest_output(app.default_output), counters.app(name))
+            owner = QueryOwner(name, app.slo_us / 1e6, nest_output(app.default_output), counters.app(name))
             entry = AppEntry(table, app, owner, versions)
             target = f"/{name}/predict".encode("ascii")
             routes[target] = routes[target + b"/"] = entry

@@ -8,7 +8,7 @@ from typing import Final
 
 from clipperfs import wire
 
-from .batching import BatchLimit, DeadlineQueue
+from .batching import MAX_QUEUED, BatchLimit, DeadlineQueue, bearable_rows
 from .cache import cache_prefix
 from .counters import VersionCounter
 from .hedging import Pace
@@ -76,6 +76,7 @@ class ServedVersion:
     __slots__ = (
         "asked",
         "batch_limit",
+        "bearable",
         "cache_prefix",
         "counter",
         "delay_timer",
@@ -108,6 +109,8 @@ class ServedVersion:
         """Batches that go out again as they are."""
         self.asked: dict[bytes, Query] = {}
         """The unanswered query for each key of the cache: equal ones follow it."""
+        self.bearable = MAX_QUEUED
+        """Queries that may wait; more would not be answered in time."""
         self.batch_limit = BatchLimit(route.max_batch)
         self.follow(route)
         self.slo_s = 1.0
@@ -130,6 +133,13 @@ class ServedVersion:
         self.cache_prefix = cache_prefix(route.manifest, route.input_type)
         self.element_bytes = wire.ELEMENT_BYTES.get(route.input_type, 1)
         self.input_code = wire.INPUT_TYPES.index(route.input_type) if route.input_type in wire.INPUT_TYPES else -1
+
+    def learn_bearable(self) -> None:
+        """Work out anew how many queries may wait. While batches still grow, nobody knows what could be answered."""
+        if self.batch_limit.is_growing:
+            self.bearable = MAX_QUEUED
+        else:
+            self.bearable = bearable_rows(self.batch_limit.limit, self.predict_s, len(self.replicas), self.slo_s)
 
     def pick_replica(self) -> Replica | None:
         """Return the reachable replica with the fewest batches out, or None when each has enough."""

@@ -16,7 +16,7 @@ LATENCY_BOUNDS_S: Final = (
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the batch-size buckets; one more bucket counts what is above the last."""
 
-REASONS: Final = ("no_model", "unavailable", "not_loaded", "input_type", "overload", "failed", "lost", "slo")
+REASONS: Final = ("no_model", "unavailable", "not_loaded", "input_type", "limit", "overload", "failed", "lost", "slo")
 """Why a default output was given: the labels of ``AppCounter.defaults``."""
 
 

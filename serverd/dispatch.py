@@ -148,7 +148,7 @@ class Dispatcher:
                 batch, doomed = queue.take(limit, now + DEPTH * version.predict_s)
                 for query in doomed:
                     if query.is_gone:
-                        query.is_done = True
+                        query.abandon()
                         self._succeed(query)
                         self._release(version, 1)
                     else:

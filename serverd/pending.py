@@ -10,6 +10,7 @@ from .query import answer_body, batch_body, default_body, reply_head
 
 if TYPE_CHECKING:
     from .exchange import Exchange
+    from .limiter import AppLimiter
     from .served import ServedVersion
 
 PLAIN_HEAD: Final = reply_head(None)
@@ -21,10 +22,13 @@ COMPACT_FROM: Final = 4096
 class QueryOwner:
     """What the queries of one application under one table share."""
 
-    __slots__ = ("app", "counter", "default_output", "slo_s")
+    __slots__ = ("app", "counter", "default_output", "limiter", "slo_s")
 
-    def __init__(self, app: str, slo_s: float, default_output: bytes, counter: AppCounter) -> None:
+    def __init__(
+        self, app: str, slo_s: float, default_output: bytes, counter: AppCounter, limiter: AppLimiter | None
+    ) -> None:
         self.app = app
+        self.limiter = limiter
         self.slo_s = slo_s
         self.default_output = default_output
         self.counter = counter
@@ -74,17 +78,26 @@ class Query:
     def answer(self, output: bytes, now: float) -> None:
         """Give the prediction: JSON text. Call it once, or ``fall_back``."""
         self.is_done = True
-        self.owner.counter.observe(now - self.arrived)
+        owner = self.owner
+        owner.counter.observe(now - self.arrived)
+        if owner.limiter is not None:
+            owner.limiter.in_flight -= 1
         body = answer_body(self.number, output)
         if self.index < 0:
             self.sink.send(b"%b%d\r\n\r\n%b" % (self.version.reply_head, len(body), body))  # type: ignore[union-attr]
         else:
             self.sink.fill(self.index, body, self.version.reply_head)  # type: ignore[union-attr]
 
+    def abandon(self) -> None:
+        """End the query without an answer: its client has gone."""
+        self.is_done = True
+        if self.owner.limiter is not None:
+            self.owner.limiter.in_flight -= 1
+
     def fall_back(self, reason: str, explanation: str, now: float) -> None:
         """Give the default output. ``reason`` is one of ``counters.REASONS``."""
-        self.is_done = True
         self.owner.counter.observe(now - self.arrived)
+        self.abandon()
         give_default(self.owner, self.number, self.sink, self.index, reason, explanation)
 
 

@@ -11,6 +11,7 @@ from .cache import PredictionCache
 from .counters import Counters
 from .dispatch import Dispatcher
 from .exchange import Exchange
+from .limiter import AppLimiter
 from .pending import BatchReply, Query, QueryOwner, give_default
 from .query import (
     CODECS,
@@ -22,7 +23,7 @@ from .query import (
     check_input,
     nest_output,
 )
-from .routing import AppRoute, RoutingTable
+from .routing import AppRoute, RoutingTable, explain_limit
 from .served import ServedVersion
 
 MAX_CACHED_INPUT_BYTES: Final = 1024 * 1024
@@ -62,6 +63,7 @@ class PredictHandler:
 
     def __init__(self, dispatcher: Dispatcher, cache: PredictionCache, first_query_id: int) -> None:
         self.routes: dict[bytes, AppEntry] = {}
+        self._limiters: dict[str, AppLimiter] = {}
         self._dispatcher = dispatcher
         self._cache = cache
         self._next_id = first_query_id
@@ -70,11 +72,23 @@ class PredictHandler:
         """Route by a new table from the next query on."""
         routes: dict[bytes, AppEntry] = {}
         for name, app in table.apps.items():
-            owner = QueryOwner(name, app.slo_us / 1e6, nest_output(app.default_output), counters.app(name))
+            owner = QueryOwner(
+                name, app.slo_us / 1e6, nest_output(app.default_output), counters.app(name), self._limiter(name, app)
+            )
             entry = AppEntry(table, app, owner, versions)
             target = f"/{name}/predict".encode("ascii")
             routes[target] = routes[target + b"/"] = entry
         self.routes = routes
+
+    def _limiter(self, name: str, app: AppRoute) -> AppLimiter | None:
+        """Return what keeps an application within its limits. It outlives tables: queries in flight are counted."""
+        limiter = self._limiters.get(name)
+        if limiter is None:
+            if app.max_concurrent is None and app.max_rate is None:
+                return None
+            limiter = self._limiters[name] = AppLimiter(monotonic())
+        limiter.set_limits(app.max_concurrent, app.max_rate)
+        return limiter
 
     def handle(self, entry: AppEntry, exchange: Exchange, body: bytes, pin: str | None = None) -> None:
         """Answer one request, now or later. ``pin``: the version that a header asks for."""
@@ -176,6 +190,10 @@ class PredictHandler:
         owner.counter.queries += 1
         number = self._next_id
         self._next_id = number + 1
+        if owner.limiter is not None and not owner.limiter.admit(arrived):
+            owner.counter.observe(0.0)
+            give_default(owner, number, sink, index, "limit", explain_limit(owner.app))
+            return
         if version.uses_cache and len(packed) <= MAX_CACHED_INPUT_BYTES:
             key = version.cache_prefix + packed
             query = Query(owner, version, packed, number, arrived, sink, index, key)

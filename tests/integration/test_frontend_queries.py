@@ -329,3 +329,26 @@ def test_large_raw_body_goes_through_whole() -> None:
         assert (status, reply["default"]) == (200, False), reply
         assert time.monotonic() - began < 15
         assert _post(rig, b"x" * ((64 << 20) + 1), RAW)[0] == 413
+
+
+def test_application_over_its_limit_gets_its_default_output_at_once(rig: Rig) -> None:
+    route = VersionRoute("k1", "d" * 64, "doubles", (rig.start_peer("slow:100"),))
+    apps = {
+        "narrow": AppRoute("doubles", 2_000_000, "-1", "m", max_concurrent=2),
+        "wide": AppRoute("doubles", 2_000_000, "-1", "m"),
+    }
+    rig.route(apps, {"m": ModelRoute(active="1", versions={"1": route}, cache=False)})
+    for _ in range(2):
+        reply = predict(rig, {"input_batch": [[1.0], [2.0], [3.0], [4.0]]}, "/narrow/predict").json
+        assert [one["default"] for one in reply["batch_predictions"]] == [False, False, True, True]
+        assert reply["batch_predictions"][3]["default_explanation"] == "Application narrow is over its limit of queries"
+    wide = predict(rig, {"input_batch": [[1.0]] * 8}, "/wide/predict").json["batch_predictions"]
+    assert not any(one["default"] for one in wide)
+    assert rig.metrics()["apps"]["narrow"]["defaults"] == {"limit": 4}
+
+
+def test_version_named_by_a_header_is_pinned_for_json_too(rig: Rig) -> None:
+    rig.serve(rig.start_peer("name:first"))
+    reply = _post(rig, b'{"input": [1]}', {"Clipperfs-Version": "9"})[1]
+    assert reply["default_explanation"] == "Version 9 of model m is not loaded"
+    assert _post(rig, b'{"input": [1], "version": "1"}', {"Clipperfs-Version": "9"})[1]["output"] == "first"

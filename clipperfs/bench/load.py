@@ -135,7 +135,7 @@ class _Load:
         now_s = perf_counter() - self._start
         due, sample = self._due, self.sample
         while self._next < len(due) and due[self._next] <= now_s + CATCH_UP_S:
-            due_s = due[self._next]
+            due_s = min(due[self._next], now_s)  # what is sent a moment early counts from then
             sample.late_s = max(sample.late_s, now_s - due_s)
             self._open += 1
             sample.sent += 1

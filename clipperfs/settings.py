@@ -56,6 +56,8 @@ class Settings(BaseModel):
     """What each frontend's cache of predictions may hold, such as ``256MB``; ``0``: no cache."""
     max_body: Annotated[ByteSize, Field(ge=1024, le=1 << 30)] = ByteSize(16 * 1024 * 1024)
     """The largest body of a query, such as ``100MB``."""
+    slow: Seconds | None = None
+    """Queries that take longer than this (``20ms``) are logged. Default: those that miss their SLO."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Connections that each frontend of the daemon holds."""
     state_dir: Path | None = None

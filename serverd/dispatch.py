@@ -17,6 +17,7 @@ from .counters import Counters
 from .pending import DeadlineLanes, Query
 from .routing import SLO_MISSED, RoutingTable, VersionRoute, explain_crashed, explain_failed, explain_overload
 from .served import DEPTH, Batch, Replica, ServedVersion
+from .slow import SlowLog
 from .transport import ReplicaTransport
 
 DEADLINE_RESERVE_S: Final = 0.001
@@ -47,6 +48,7 @@ class Dispatcher:
         on_released: Callable[[str], None],
         on_hang: Callable[[str, float], None],
         on_lost: Callable[[str], None],
+        slow: SlowLog,
     ) -> None:
         self.versions: dict[str, ServedVersion] = {}
         self._cache = cache
@@ -54,6 +56,7 @@ class Dispatcher:
         self._on_released = on_released
         self._on_hang = on_hang
         self._on_lost = on_lost
+        self._slow = slow
         self._loop = asyncio.get_running_loop()
         self._transport = ReplicaTransport(endpoint, self._hear)
         self._replicas: dict[bytes, Replica] = {}
@@ -290,6 +293,8 @@ class Dispatcher:
         version.counter.observe(len(queries), latency_s, predict_us)
         version.pace.observe(latency_s)
         batch.leave_to_twin()
+        if now - queries[0].arrived > self._slow.limit_s:
+            self._slow.note_batch(batch, now, predict_s)
         version.faults_in_row = 0
         if version.queue.rows or version.retries:
             self._pump(version)  # before answering: the replica need not wait for that
@@ -398,6 +403,8 @@ class Dispatcher:
         self._timer = None
         self._timer_at = float("inf")
         due, earliest = self._deadlines.pop_due(monotonic() + DEADLINE_RESERVE_S)
+        if due:
+            self._slow.note_missed(due, monotonic(), self._batches.values())
         for query in reversed(due):  # a query's followers before itself: else each would take its place for a moment
             self._settle_default(query, "slo", SLO_MISSED, monotonic())
         for version in {id(query.version): query.version for query in due}.values():

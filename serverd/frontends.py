@@ -326,6 +326,8 @@ class FrontendPool:
                     answer.set_result(message["data"])
             case control.ASK:
                 self._spawn_task(self._reply(one, message["id"], message["what"]), "answer a client")
+            case control.SLOW:
+                self._events.tell("slow query", frontend=one.index, **message["facts"])
             case control.HANG | control.LOST:
                 self._on_replica(message["t"], message["replica"], message)
 

@@ -42,6 +42,8 @@ class DaemonSettings(BaseModel):
     """What each frontend's prediction cache may hold; 0: none."""
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=1 << 30)
     """The largest body of a query, before and after it is decompressed."""
+    slow_s: float | None = Field(default=None, gt=0)
+    """Queries that take longer are logged with the time in each stage; ``None``: only those that miss their SLO."""
     max_connections: int = Field(default=4096, ge=1, le=1_000_000)
     """Connections that each frontend holds."""
     drain_s: float = Field(default=30.0, ge=0, le=3600)
@@ -62,7 +64,9 @@ class DaemonSettings(BaseModel):
     @property
     def frontend_options(self) -> tuple[str, ...]:
         """Return what each frontend's command line says of limits."""
+        slow = () if self.slow_s is None else ("--slow-s", str(self.slow_s))
         return (
+            *slow,
             *("--max-body-bytes", str(self.max_body_bytes)),
             *("--max-connections", str(self.max_connections)),
             *("--cache-bytes", str(self.prediction_cache_bytes)),

@@ -39,6 +39,7 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
         prediction_cache_bytes=int(settings.prediction_cache),
         max_body_bytes=int(settings.max_body),
         max_connections=settings.max_connections,
+        slow_s=settings.slow,
         models=settings.models,
         watch=settings.watch,
         drain_s=settings.drain,
@@ -66,6 +67,7 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
 )
 @click.option("--max-body", metavar="SIZE", help="The largest body of a query.  [default: 16MiB]")
 @click.option("--max-connections", metavar="N", help="Connections that each frontend holds.  [default: 4096]")
+@click.option("--slow", metavar="DURATION", help="Log queries that take longer.  [default: those that miss their SLO]")
 @click.option("--no-watch", is_flag=True, help="Do not follow the registry until 'clipperfs watch' or a reload.")
 @state_dir_option
 @click.option("--wait", "wait_s", type=DURATION, default="60s", show_default=True, help="Time to get ready (exit 7).")
@@ -81,6 +83,7 @@ def start(
     prediction_cache: str | None,
     max_body: str | None,
     max_connections: str | None,
+    slow: str | None,
     no_watch: bool,
     state_dir: str | None,
     wait_s: float,
@@ -102,6 +105,7 @@ def start(
         prediction_cache=prediction_cache,
         max_body=max_body,
         max_connections=max_connections,
+        slow=slow,
         watch=False if no_watch else None,
         state_dir=state_dir,
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import poll, predict, publish, scale, switch, verify
+from benchmarks import eviction, poll, predict, publish, scale, switch, verify
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -37,6 +37,11 @@ BENCHMARKS: dict[
     "poll": (
         lambda folder, quick: poll.run_poll(folder, poll.QUICK if quick else poll.Plan()),
         poll.render_poll,
+        (),
+    ),
+    "eviction": (
+        lambda folder, quick: eviction.run_eviction(folder, eviction.QUICK if quick else eviction.Plan()),
+        eviction.render_eviction,
         (),
     ),
     "verify": (

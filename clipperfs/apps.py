@@ -38,9 +38,22 @@ def register(
     default_output: str,
     slo_us: int,
     link: ModelName | None,
+    max_concurrent: int | None = None,
+    max_rate: float | None = None,
     reason: str | None,
 ) -> AppOutcome:
     """Create an application, or change its settings; its link stays unless ``link`` names another model.
+
+    Args:
+        workspace: the registry.
+        name: the application.
+        input_type: of what an input is made.
+        default_output: the answer when there is no prediction in time.
+        slo_us: the latency objective, in microseconds.
+        link: the model that answers.
+        max_concurrent: queries that each daemon takes in at a time; 0: no limit, ``None``: as it was.
+        max_rate: queries a second that each daemon takes in; 0: no limit, ``None``: as it was.
+        reason: why, for the record.
 
     Raises:
         InvalidSetting: a setting cannot be used, or the name is kept by the query port.
@@ -51,6 +64,11 @@ def register(
     if len(default_output.encode(errors="replace")) > MAX_DEFAULT_OUTPUT_BYTES:
         raise InvalidSetting(f"a default output holds at most {MAX_DEFAULT_OUTPUT_BYTES} bytes")
     settings = {"input_type": input_type, "default_output": default_output, "slo_us": slo_us}
+    settings |= {
+        field: value or None
+        for field, value in {"max_concurrent": max_concurrent, "max_rate": max_rate}.items()
+        if value is not None
+    }
     try:
         fresh = AppState.model_validate({**settings, "links": [Link(model=link)] if link else []})
     except ValidationError as error:

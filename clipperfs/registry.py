@@ -354,6 +354,8 @@ class Registry:
         default_output: str,
         slo_us: int,
         link: str | None = None,
+        max_concurrent: int | None = None,
+        max_rate: float | None = None,
         reason: str | None = None,
     ) -> AppOutcome:
         """Create an application or change its settings. See ``apps.register``."""
@@ -364,6 +366,8 @@ class Registry:
             default_output=default_output,
             slo_us=slo_us,
             link=model_name(link) if link is not None else None,
+            max_concurrent=max_concurrent,
+            max_rate=max_rate,
             reason=reason,
         )
 

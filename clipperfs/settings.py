@@ -52,6 +52,14 @@ class Settings(BaseModel):
     """Where verified copies of versions are kept. Default: the user's cache folder."""
     cache_limit: ByteSize = ByteSize(20_000_000_000)
     """What the daemon lets the cache hold beside the versions in use, such as ``20GB``."""
+    prediction_cache: ByteSize = ByteSize(64 * 1024 * 1024)
+    """What each frontend's cache of predictions may hold, such as ``256MB``; ``0``: no cache."""
+    max_body: Annotated[ByteSize, Field(ge=1024, le=1 << 30)] = ByteSize(16 * 1024 * 1024)
+    """The largest body of a query, such as ``100MB``."""
+    slow: Seconds | None = None
+    """Queries that take longer than this (``20ms``) are logged. Default: those that miss their SLO."""
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Connections that each frontend of the daemon holds."""
     state_dir: Path | None = None
     """Where the daemon keeps its state and its log. Default: the user's state folder, one for each registry."""
     host: str = "127.0.0.1"

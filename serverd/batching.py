@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 SLO_SHARE: Final = 0.3
 """The part of an application's SLO that predicting a batch may take: a query may wait for the batch before its own, and
 its own behind another one at the replica."""
+WAIT_SHARE: Final = 0.8
+"""The part of an SLO that a query may wait: a query that would wait longer is refused when it comes."""
 CUT: Final = 0.9
 """What is left of the limit after a batch that took too long. Source: Clipper (NSDI 2017), section 4.3.1."""
 MAX_QUEUED: Final = 16_384
@@ -18,6 +20,21 @@ MAX_QUEUED: Final = 16_384
 MAX_QUEUED_BYTES: Final = 256 * 1024 * 1024
 MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
 """A batch ends before the input that would take it over this, unless it is the first."""
+
+
+def bearable_rows(limit: int, predict_s: float, replicas: int, slo_s: float) -> int:
+    """Return how many queries may wait so that the last of them is still answered within its SLO.
+
+    Args:
+        limit: The most queries in a batch.
+        predict_s: How long predicting a batch takes.
+        replicas: Replicas that predict side by side.
+        slo_s: The SLO.
+    """
+    if predict_s <= 0.0:
+        return MAX_QUEUED
+    batches = WAIT_SHARE * slo_s / predict_s
+    return min(MAX_QUEUED, max(2 * limit * max(1, replicas), int(batches * limit * replicas)))
 
 
 class BatchLimit:
@@ -34,6 +51,11 @@ class BatchLimit:
         self.limit = 1
         self.is_doubling = True
         self.lowered_at = float("-inf")
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether it is still looking for the first batch that takes too long."""
+        return self.is_doubling and self.limit < self.ceiling
 
     def set_ceiling(self, ceiling: int) -> None:
         """Change what the limit never exceeds."""
@@ -61,39 +83,49 @@ class BatchLimit:
 
 
 class DeadlineQueue:
-    """The queries that wait for one version, the earliest deadline first.
+    """The queries that wait for one version, one FIFO for each application.
 
-    All queries under one SLO come in the order of their deadlines, so the queue is one FIFO for each SLO, and the next
-    query is the one of the heads whose deadline is earliest.
+    An application's queries come in the order of their deadlines. While all that waits fits into a batch, the earliest
+    deadline of all goes first; when more waits, every application that has queries gets an equal part of the batch
+    before the rest goes by deadlines: one that asks for more than there is takes nothing from the others.
     """
 
     __slots__ = ("lanes", "rows", "size_bytes")
 
     def __init__(self) -> None:
-        self.lanes: dict[float, deque[Query]] = {}
+        self.lanes: dict[str, deque[Query]] = {}
         self.rows = 0
         self.size_bytes = 0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a further query must be refused."""
-        return self.rows >= MAX_QUEUED or self.size_bytes >= MAX_QUEUED_BYTES
-
-    def put(self, query: Query, slo_s: float) -> None:
-        """Add a query under an SLO."""
-        lane = self.lanes.get(slo_s)
+    def put(self, query: Query, app: str) -> None:
+        """Add a query of an application."""
+        lane = self.lanes.get(app)
         if lane is None:
-            lane = self.lanes[slo_s] = deque()
+            lane = self.lanes[app] = deque()
         lane.append(query)
         self.rows += 1
         self.size_bytes += len(query.packed)
 
+    def is_full_for(self, app: str, rows: int) -> bool:
+        """Return whether a further query of an application must be refused where ``rows`` are bearable.
+
+        An application that has less than its part waiting may go on, so that another cannot take all the places.
+        """
+        rows = min(rows, MAX_QUEUED)
+        if self.rows < rows and self.size_bytes < MAX_QUEUED_BYTES:
+            return False
+        waiting = len(lane) if (lane := self.lanes.get(app)) else 0
+        others = sum(1 for name, lane in self.lanes.items() if lane and name != app)
+        return waiting * (others + 1) >= rows or self.size_bytes >= 2 * MAX_QUEUED_BYTES
+
     def drop_settled(self) -> None:
-        """Forget the queries at the heads that have their answer (they have expired)."""
-        for lane in self.lanes.values():
+        """Forget the queries at the heads that have their answer (they have expired), and lanes that are empty."""
+        for app, lane in list(self.lanes.items()):
             while lane and lane[0].is_done:
                 self.rows -= 1
                 self.size_bytes -= len(lane.popleft().packed)
+            if not lane:
+                del self.lanes[app]
 
     def oldest_arrival(self) -> float:
         """Return when the longest-waiting query came; infinity when none waits."""
@@ -110,9 +142,36 @@ class DeadlineQueue:
         batch: list[Query] = []
         doomed: list[Query] = []
         lanes = [lane for lane in self.lanes.values() if lane]
+        if len(lanes) == 1:
+            self._fill(batch, doomed, lanes[0], limit, limit, doomed_before, 0)
+            return batch, doomed
         size_bytes = 0
-        while lanes and len(batch) < limit:
-            lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_head_deadline)
+        if self.rows > limit:
+            lanes.sort(key=_head_deadline)
+            share = max(1, limit // len(lanes))
+            for lane in lanes:
+                until = min(limit, len(batch) + share)
+                size_bytes = self._fill(batch, doomed, lane, until, limit, doomed_before, size_bytes)
+            lanes = [lane for lane in lanes if lane]
+        while lanes and len(batch) < limit and size_bytes >= 0:
+            lane = min(lanes, key=_head_deadline)
+            size_bytes = self._fill(batch, doomed, lane, len(batch) + 1, limit, doomed_before, size_bytes)
+            if not lane:
+                lanes.remove(lane)
+        return batch, doomed
+
+    def _fill(
+        self,
+        batch: list[Query],
+        doomed: list[Query],
+        lane: deque[Query],
+        until: int,
+        limit: int,
+        doomed_before: float,
+        size_bytes: int,
+    ) -> int:
+        """Move queries of one lane until the batch has ``until``. Returns the batch's size, -1 when it has no room."""
+        while lane and len(batch) < until and size_bytes >= 0:
             query = lane[0]
             query_bytes = len(query.packed)
             if query.is_done:
@@ -120,16 +179,14 @@ class DeadlineQueue:
             elif query.is_gone or (query.deadline < doomed_before and self.rows > limit):
                 doomed.append(query)
             elif size_bytes + query_bytes > MAX_BATCH_BYTES and batch:
-                break
+                return -1
             else:
                 batch.append(query)
                 size_bytes += query_bytes
             del lane[0]
             self.rows -= 1
             self.size_bytes -= query_bytes
-            if not lane:
-                lanes.remove(lane)
-        return batch, doomed
+        return size_bytes
 
     def take_all(self) -> list[Query]:
         """Return every query that still wants an answer; the queue is empty after that."""

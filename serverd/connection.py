@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import httptools
 
 from .exchange import BARE, LAST, OLD, Exchange
+from .form import BodyForm, read_form
 
 if TYPE_CHECKING:
     from .http import HttpServer
@@ -47,9 +48,11 @@ class HttpConnection(asyncio.Protocol):
         "can_repeat",
         "expects",
         "first",
+        "form_headers",
         "header_bytes",
         "headers",
         "heads_left",
+        "known_form",
         "known_prefix",
         "known_suffix",
         "known_target",
@@ -81,12 +84,15 @@ class HttpConnection(asyncio.Protocol):
         self.blocked_tick = 0
         self.reading_paused = False
         self.target = b""
-        self.body: bytes | bytearray = b""
+        self.body: list[bytes] = []
+        self.form_headers: dict[bytes, bytes] | None = None
+        """The headers, by names in lower case, that say that the body is not plain JSON."""
         self.body_bytes = self.header_bytes = self.headers = 0
         self.refusal: tuple[int, str] | None = None
         self.known_prefix: bytes | None = None
         """The head that may be repeated, up to the digits of Content-Length; ``known_suffix`` is what follows them."""
         self.known_suffix = self.known_target = b""
+        self.known_form: BodyForm | None = None
         self.heads_left = HEADS_LEARNED
         self.can_repeat = self.expects = False
 
@@ -143,7 +149,7 @@ class HttpConnection(asyncio.Protocol):
                     start = stop + len(self.known_suffix)
                     if len(data) - start == int(digits) <= self.limits.body_bytes:
                         exchange = Exchange(self, LAST if server.draining else 0)
-                        self._handle(exchange, b"POST", self.known_target, data[start:])
+                        self._handle(exchange, b"POST", self.known_target, data[start:], self.known_form)
                         return
         elif self.phase >= REFUSED:
             return
@@ -179,6 +185,7 @@ class HttpConnection(asyncio.Protocol):
         if found is not None and data.startswith(b"POST ") and len(data) - end == int(found[1]):
             self.heads_left -= 1
             self.known_target = self.target
+            self.known_form = None if self.form_headers is None else read_form(self.form_headers)
             self.known_prefix = data[: found.start(1)]
             self.known_suffix = data[found.end(1) : end]
 
@@ -186,7 +193,9 @@ class HttpConnection(asyncio.Protocol):
         """A request begins."""
         self.phase = HEAD
         self.phase_tick = self.server.tick
-        self.target = self.body = b""
+        self.target = b""
+        self.body = []
+        self.form_headers = None
         self.body_bytes = self.header_bytes = self.headers = 0
         self.can_repeat = self.expects = False
 
@@ -212,7 +221,19 @@ class HttpConnection(asyncio.Protocol):
             if len(value) > 15 or (value.isdigit() and int(value) > limits.body_bytes):
                 self._stop(413, f"the body is larger than {limits.body_bytes} bytes")
         elif size == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
-            self._stop(415, "bodies with a Content-Encoding are not accepted")
+            if self.server.form_handler is None:
+                self._stop(415, "bodies with a Content-Encoding are not accepted")
+            self._note_form(name, value)
+        elif size == 12 and name.lower() == b"content-type":
+            if not value.startswith(b"application/json"):
+                self._note_form(name, value)
+        elif size > 10 and name[:10].lower() == b"clipperfs-":
+            self._note_form(name, value)
+
+    def _note_form(self, name: bytes, value: bytes) -> None:
+        if self.form_headers is None:
+            self.form_headers = {}
+        self.form_headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -228,12 +249,7 @@ class HttpConnection(asyncio.Protocol):
         self.body_bytes += len(data)
         if self.body_bytes > self.limits.body_bytes:
             self._stop(413, f"the body is larger than {self.limits.body_bytes} bytes")
-        if not self.body:
-            self.body = data
-        elif isinstance(self.body, bytearray):
-            self.body += data
-        else:
-            self.body = bytearray(self.body) + data
+        self.body.append(data)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -247,10 +263,12 @@ class HttpConnection(asyncio.Protocol):
         self.can_repeat = not flags
         if method == b"HEAD":
             flags |= BARE
-        body, self.body = self.body, b""
-        self._handle(Exchange(self, flags), method, self.target, bytes(body) if isinstance(body, bytearray) else body)
+        parts, self.body = self.body, []
+        form = None if self.form_headers is None else read_form(self.form_headers)
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._handle(Exchange(self, flags), method, self.target, body, form)
 
-    def _handle(self, exchange: Exchange, method: bytes, target: bytes, body: bytes) -> None:
+    def _handle(self, exchange: Exchange, method: bytes, target: bytes, body: bytes, form: BodyForm | None) -> None:
         server = self.server
         server.requests += 1
         self.phase = IDLE
@@ -264,7 +282,10 @@ class HttpConnection(asyncio.Protocol):
             if len(self.rest) >= self.limits.pipeline:
                 self._pause_reading()
         try:
-            server.handler(exchange, method, target, body)
+            if form is None or server.form_handler is None:
+                server.handler(exchange, method, target, body)
+            else:
+                server.form_handler(exchange, method, target, body, form)
         except Exception as error:  # one request's failure is not its neighbours'
             asyncio.get_running_loop().call_exception_handler({"message": "a handler failed", "exception": error})
             exchange.fail(500, "Internal error", "the request could not be handled; the server's log says why")
@@ -276,7 +297,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, cause: str) -> None:
         """Answer with an error after the replies that are still owed, then close."""
-        self.body = b""
+        self.body = []
         if self.transport is None or self.transport.is_closing() or self._is_last():
             self.phase = CLOSED
             return

@@ -14,6 +14,7 @@ big-endian) and a msgpack map whose key ``t`` is the kind. Every kind with its f
         metrics   id, data                          ``counters.Counters.snapshot``
         ask       id, what                          a client asked the query port for ``metrics`` or ``status``
         hang      replica, batch_s                  a batch is out for longer than the version's predict_timeout_s
+        slow      facts                             a query took long: ``slow.SlowLog``
         lost      replica                           a replica of the table can no longer be reached over the wire
 
 The end of the stream means that the other side is gone: a frontend then exits at once.
@@ -41,6 +42,7 @@ APPLIED: Final = "applied"
 ASK: Final = "ask"
 HANG: Final = "hang"
 LOST: Final = "lost"
+SLOW: Final = "slow"
 
 LENGTH_BYTES: Final = 4
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024

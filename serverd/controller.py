@@ -104,6 +104,7 @@ class Controller:
             host=self.settings.host,
             port=self.settings.port,
             runtime_dir=str(self._runtime),
+            options=self.settings.frontend_options,
             events=self._events,
             on_change=self._changed.set,
             on_replica=self._take_replica_word,

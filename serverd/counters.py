@@ -16,7 +16,7 @@ LATENCY_BOUNDS_S: Final = (
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the batch-size buckets; one more bucket counts what is above the last."""
 
-REASONS: Final = ("no_model", "unavailable", "not_loaded", "input_type", "overload", "failed", "lost", "slo")
+REASONS: Final = ("no_model", "unavailable", "not_loaded", "input_type", "limit", "overload", "failed", "lost", "slo")
 """Why a default output was given: the labels of ``AppCounter.defaults``."""
 
 
@@ -52,12 +52,14 @@ class VersionCounter:
     """What happened to one version's batches.
 
     ``predict_us`` is the sum of what the replicas report; ``latency`` counts batches by the time from sending them to
-    their outputs. ``late`` counts queries whose output came after their deadline.
+    their outputs. ``late`` counts queries whose output came after their deadline;
+    ``shared`` those that waited for the output of an equal one instead of being predicted;
+    ``hedges`` batches that were late and went to a second replica as well.
     """
 
     __slots__ = (
-        "batch_sizes", "batches", "cache_hits", "cache_misses", "failed_batches", "late", "latency", "latency_us",
-        "predict_us", "queries", "retries",
+        "batch_sizes", "batches", "cache_hits", "cache_misses", "failed_batches", "hedges", "late", "latency",
+        "latency_us", "predict_us", "queries", "retries", "shared",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -72,6 +74,8 @@ class VersionCounter:
         self.cache_misses = 0
         self.retries = 0
         self.late = 0
+        self.shared = 0
+        self.hedges = 0
 
     def observe(self, size: int, latency_s: float, predict_us: int) -> None:
         """Count a batch that came back."""
@@ -95,6 +99,8 @@ class VersionCounter:
             "cache_misses": self.cache_misses,
             "retries": self.retries,
             "late": self.late,
+            "shared": self.shared,
+            "hedges": self.hedges,
         }
 
 

@@ -73,6 +73,8 @@ class WantedApp:
     slo_us: int
     default_output: str
     model: str | None
+    max_concurrent: int | None = None
+    max_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,16 @@ def _wanted_version(pointer: Pointer, replicas: int, policy: Policy, tries: int)
 def _wanted_app(record: AppRecord) -> WantedApp:
     state = record.state
     model = state.links[0].model if state.links else None
-    return WantedApp(record.app, record.seq, state.input_type, state.slo_us, state.default_output, model)
+    return WantedApp(
+        record.app,
+        record.seq,
+        state.input_type,
+        state.slo_us,
+        state.default_output,
+        model,
+        state.max_concurrent,
+        state.max_rate,
+    )
 
 
 class Snapshot(Document):

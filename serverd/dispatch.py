@@ -10,12 +10,14 @@ from typing import Any, Final
 
 from clipperfs import wire
 
-from .batching import SLO_SHARE
+from . import sharing
+from .batching import MAX_QUEUED_BYTES, SLO_SHARE
 from .cache import PredictionCache
 from .counters import Counters
 from .pending import DeadlineLanes, Query
 from .routing import SLO_MISSED, RoutingTable, VersionRoute, explain_crashed, explain_failed, explain_overload
 from .served import DEPTH, Batch, Replica, ServedVersion
+from .slow import SlowLog
 from .transport import ReplicaTransport
 
 DEADLINE_RESERVE_S: Final = 0.001
@@ -26,6 +28,8 @@ SMOOTHING: Final = 0.2
 """The weight of a new measurement of a version's predict time."""
 HANG_CHECK_S: Final = 0.25
 REACH_AGAIN_S: Final = 0.02
+HEDGE_CHECK_S: Final = 0.1
+HEDGE_AGAIN_S: Final = 0.005
 HELLO_START: Final = wire.pack_header(wire.HELLO, wire.MAJOR, wire.MINOR, 0)[:-1]
 
 
@@ -44,6 +48,7 @@ class Dispatcher:
         on_released: Callable[[str], None],
         on_hang: Callable[[str, float], None],
         on_lost: Callable[[str], None],
+        slow: SlowLog,
     ) -> None:
         self.versions: dict[str, ServedVersion] = {}
         self._cache = cache
@@ -51,6 +56,7 @@ class Dispatcher:
         self._on_released = on_released
         self._on_hang = on_hang
         self._on_lost = on_lost
+        self._slow = slow
         self._loop = asyncio.get_running_loop()
         self._transport = ReplicaTransport(endpoint, self._hear)
         self._replicas: dict[bytes, Replica] = {}
@@ -63,11 +69,12 @@ class Dispatcher:
         self._timer_at = float("inf")
         self._hang_timer = self._loop.call_later(HANG_CHECK_S, self._check_hangs)
         self._reach_timer: asyncio.TimerHandle | None = None
+        self._hedge_timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Let go of the wire and the timers."""
         self._hang_timer.cancel()
-        for timer in (self._timer, self._reach_timer):
+        for timer in (self._timer, self._reach_timer, self._hedge_timer):
             if timer is not None:
                 timer.cancel()
         self._transport.close()
@@ -77,20 +84,38 @@ class Dispatcher:
     def submit(self, query: Query) -> None:
         """Take a query in; it is answered later, or refused at once when too many wait."""
         version = query.version
-        if version.queue.is_full:
+        queue = version.queue
+        owner = query.owner
+        if (queue.rows >= version.bearable or queue.size_bytes >= MAX_QUEUED_BYTES) and queue.is_full_for(
+            owner.app, version.bearable
+        ):
             query.fall_back("overload", explain_overload(version.model), monotonic())
             return
-        slo_s = query.owner.slo_s
         version.live += 1
         version.counter.queries += 1
-        version.queue.put(query, slo_s)
-        self._deadlines.put(query, slo_s)
+        queue.put(query, owner.app)
+        if query.key is not None:
+            sharing.lead(query)
+        self._deadlines.put(query, owner.slo_s)
         if query.deadline < self._timer_at:
             self._arm(query.deadline)
         if not version.is_dirty:
             self._mark(version)
-        if version.queue.rows == version.batch_limit.limit:
+        if queue.rows == version.batch_limit.limit:
             self._pump(version)  # with many clients a turn of the loop is long: a full batch need not wait for its end
+
+    def follow(self, leader: Query, query: Query) -> None:
+        """Have a query wait for the output of an unanswered one of the same key."""
+        version = query.version
+        version.live += 1
+        version.counter.shared += 1
+        sharing.join(leader, query)
+        self._watch_deadline(query)
+
+    def _watch_deadline(self, query: Query) -> None:
+        self._deadlines.put(query, query.owner.slo_s)
+        if query.deadline < self._timer_at:
+            self._arm(query.deadline)
 
     def _mark(self, version: ServedVersion) -> None:
         """Look at a version at the end of this turn of the loop, so that all that was read in it goes together."""
@@ -126,11 +151,12 @@ class Dispatcher:
                 batch, doomed = queue.take(limit, now + DEPTH * version.predict_s)
                 for query in doomed:
                     if query.is_gone:
-                        query.is_done = True
+                        query.abandon()
+                        self._succeed(query)
                         self._release(version, 1)
                     else:
                         self._settle_default(query, "slo", SLO_MISSED, now)
-            if batch and not self._send(version, replica, batch, now):
+            if batch and self._send(version, replica, batch, now) is None:
                 version.retries.appendleft(batch)
 
     def _is_delayed(self, version: ServedVersion, now: float) -> bool:
@@ -149,7 +175,8 @@ class Dispatcher:
         if not version.is_dirty:
             self._mark(version)
 
-    def _send(self, version: ServedVersion, replica: Replica, queries: list[Query], now: float) -> bool:
+    def _send(self, version: ServedVersion, replica: Replica, queries: list[Query], now: float) -> Batch | None:
+        """Send a batch. Returns None when the replica cannot be reached."""
         size = version.element_bytes
         parts = [query.packed for query in queries]
         lengths = wire.common_length([len(part) // size for part in parts])
@@ -162,11 +189,37 @@ class Dispatcher:
                 self._on_lost(replica.identity.hex())
             if self._reach_timer is None:
                 self._reach_timer = self._loop.call_later(REACH_AGAIN_S, self._reach_again)
-            return False
+            return None
         self._next_batch = number + 1
-        self._batches[number] = Batch(version, replica, queries, now)
+        batch = self._batches[number] = Batch(version, replica, queries, now)
         replica.batches += 1
-        return True
+        if self._hedge_timer is None and len(version.replicas) > 1 and version.route.idempotent:
+            self._hedge_timer = self._loop.call_later(min(version.pace.late_after_s, HEDGE_CHECK_S), self._hedge)
+        return batch
+
+    def _hedge(self) -> None:
+        """Send batches that are late to an idle replica as well; look again while any could become late."""
+        self._hedge_timer = None
+        now = monotonic()
+        wait_s = float("inf")
+        for batch in list(self._batches.values()):
+            version = batch.version
+            if batch.is_paired or len(version.replicas) < 2 or not version.route.idempotent:
+                continue
+            left_s = batch.sent_at + version.pace.late_after_s - now
+            if left_s <= 0:
+                left_s = HEDGE_AGAIN_S
+                idle = version.pick_idle(batch.replica)
+                waiting = [query for query in batch.queries if not query.is_done]
+                if idle is not None and waiting and version.pace.spend():
+                    twin = self._send(version, idle, waiting, now)
+                    if twin is not None:
+                        batch.pair(twin)
+                        version.counter.hedges += 1
+                        continue
+            wait_s = min(wait_s, left_s)
+        if self._hedge_timer is None and self._batches and wait_s < float("inf"):
+            self._hedge_timer = self._loop.call_later(min(wait_s, HEDGE_CHECK_S), self._hedge)
 
     def _reach_again(self) -> None:
         """Try the replicas again that could not be reached: one that connects says nothing until it is asked."""
@@ -236,23 +289,30 @@ class Dispatcher:
         predict_s = min(predict_us / 1e6, latency_s)
         version.predict_s += (predict_s - version.predict_s) * SMOOTHING
         version.batch_limit.observe(len(queries), batch.sent_at, now, predict_s, version.slo_s * SLO_SHARE)
+        version.learn_bearable()
         version.counter.observe(len(queries), latency_s, predict_us)
+        version.pace.observe(latency_s)
+        batch.leave_to_twin()
+        if now - queries[0].arrived > self._slow.limit_s:
+            self._slow.note_batch(batch, now, predict_s)
         version.faults_in_row = 0
         if version.queue.rows or version.retries:
             self._pump(version)  # before answering: the replica need not wait for that
         body = frames[1]
-        uses_cache = version.uses_cache
         settled = start = 0
         for query, length in zip(queries, lengths, strict=True):
             output = body[start : start + length]
             start += length
-            if uses_cache:
-                self._cache.put(version.cache_prefix + query.packed, output)
-            if query.is_done:
-                version.counter.late += 1
-            else:
+            if query.key is not None:
+                self._cache.put(query.key, output)
+                for follower in sharing.part(query):
+                    settled += 1
+                    follower.answer(output, now)
+            if not query.is_done:
                 settled += 1
                 query.answer(output, now)
+            elif not batch.is_paired:
+                version.counter.late += 1
         self._release(version, settled)
 
     def _take_fault(self, replica: Replica, fields: list[Any]) -> None:
@@ -265,6 +325,8 @@ class Dispatcher:
         version = batch.version
         version.counter.failed_batches += 1
         version.faults_in_row += 1
+        if batch.leave_to_twin():
+            return
         waiting = [query for query in batch.queries if not query.is_done]
         is_worth = version.route.idempotent and version.faults_in_row <= MAX_FAULTS_SPLIT + len(waiting).bit_length()
         if len(batch.queries) > 1 and len(waiting) > 0 and is_worth:
@@ -280,9 +342,33 @@ class Dispatcher:
     # -- the end of a query's lease
 
     def _settle_default(self, query: Query, reason: str, explanation: str, now: float) -> None:
-        if not query.is_done:
-            query.fall_back(reason, explanation, now)
-            self._release(query.version, 1)
+        if query.is_done:
+            return
+        query.fall_back(reason, explanation, now)
+        if query.key is not None:
+            if reason == "slo":
+                self._succeed(query)
+            else:
+                for follower in sharing.part(query):
+                    self._settle_default(follower, reason, explanation, now)
+        self._release(query.version, 1)
+
+    def _succeed(self, leader: Query) -> None:
+        """A query was given up without an output: the first of its followers, which may have more time, leads."""
+        followers = sharing.part(leader)
+        if not followers:
+            return
+        version = leader.version
+        following = version.asked.get(leader.key)  # type: ignore[arg-type]
+        if following is None:
+            following = followers.pop(0)
+            sharing.lead(following)
+            version.counter.queries += 1
+            version.queue.put(following, following.owner.app)
+            if not version.is_dirty:
+                self._mark(version)
+        for follower in followers:
+            sharing.join(following, follower)
 
     def _release(self, version: ServedVersion, count: int) -> None:
         version.live -= count
@@ -317,7 +403,9 @@ class Dispatcher:
         self._timer = None
         self._timer_at = float("inf")
         due, earliest = self._deadlines.pop_due(monotonic() + DEADLINE_RESERVE_S)
-        for query in due:
+        if due:
+            self._slow.note_missed(due, monotonic(), self._batches.values())
+        for query in reversed(due):  # a query's followers before itself: else each would take its place for a moment
             self._settle_default(query, "slo", SLO_MISSED, monotonic())
         for version in {id(query.version): query.version for query in due}.values():
             version.queue.drop_settled()
@@ -392,6 +480,8 @@ class Dispatcher:
     def _retry_lost(self, batch: Batch) -> None:
         """Send the batch of a replica that has gone out once more, unless that could do something twice."""
         version = batch.version
+        if batch.leave_to_twin():
+            return
         again = []
         for query in batch.queries:
             if query.is_done:

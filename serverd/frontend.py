@@ -24,9 +24,12 @@ from .cache import PredictionCache
 from .counters import Counters
 from .dispatch import Dispatcher
 from .exchange import Exchange
+from .form import BodyForm
+from .forms import FormHandler
 from .http import HttpLimits, HttpServer
 from .predict import PredictHandler
 from .routing import RoutingTable
+from .slow import SlowLog
 
 ASK_TIMEOUT_S: Final = 5.0
 BACKLOG: Final = 2048
@@ -43,10 +46,12 @@ CONTROLLER_GONE: Final = 70
 class Frontend:
     """One frontend on a running loop."""
 
-    def __init__(self, endpoint: str, index: int, limits: HttpLimits, cache_bytes: int) -> None:
+    def __init__(
+        self, endpoint: str, index: int, limits: HttpLimits, cache_bytes: int, slow_s: float | None = None
+    ) -> None:
         self.counters = Counters()
         self.cache = PredictionCache(cache_bytes)
-        self.server = HttpServer(self.handle, limits)
+        self.server = HttpServer(self.handle, limits, self.handle_form)
         self.table = RoutingTable()
         self.drained = asyncio.Event()
         self._may_listen = asyncio.Event()
@@ -56,9 +61,16 @@ class Frontend:
         self._next_ask = 0
         self._released: list[str] = []
         self._dispatcher = Dispatcher(
-            endpoint, self.cache, self.counters, self._take_release, self._tell_hang, self._tell_lost
+            endpoint,
+            self.cache,
+            self.counters,
+            self._take_release,
+            self._tell_hang,
+            self._tell_lost,
+            SlowLog(slow_s, self._tell_slow),
         )
         self._predict = PredictHandler(self._dispatcher, self.cache, first_query_id(index, time.time()))
+        self._forms = FormHandler(self._predict, limits.body_bytes)
 
     async def start(self, listener: socket.socket, control_end: socket.socket, *, has_clients: bool = False) -> None:
         """Listen, join the controller, and say so.
@@ -83,6 +95,7 @@ class Frontend:
         """Serve until drained."""
         await self.drained.wait()
         self.server.stop()
+        self._forms.close()
         self._dispatcher.close()
 
     # -- HTTP
@@ -94,6 +107,14 @@ class Frontend:
             self._predict.handle(route, exchange, body)
         else:
             self._handle_other(exchange, method, target.partition(b"?")[0], body)
+
+    def handle_form(self, exchange: Exchange, method: bytes, target: bytes, body: bytes, form: BodyForm) -> None:
+        """Answer one request whose body is not plain JSON."""
+        path = target.partition(b"?")[0]
+        if method == b"POST" and path in self._predict.routes:
+            self._forms.handle(path, exchange, body, form)
+        else:
+            self._handle_other(exchange, method, path, body)
 
     def _handle_other(self, exchange: Exchange, method: bytes, path: bytes, body: bytes) -> None:
         route = self._predict.routes.get(path)
@@ -187,6 +208,9 @@ class Frontend:
     def _tell_lost(self, identity: str) -> None:
         self._send(control.LOST, replica=identity)
 
+    def _tell_slow(self, facts: dict[str, Any]) -> None:
+        self._send(control.SLOW, facts=facts)
+
     def _send(self, kind: str, **fields: Any) -> None:
         if self._channel is not None:
             self._channel.send(kind, **fields)
@@ -238,7 +262,7 @@ async def run(options: argparse.Namespace) -> None:
         listener = open_listener(options.host, options.port)
     limits = HttpLimits(body_bytes=options.max_body_bytes, connections=options.max_connections)
     endpoint = control.frontend_endpoint(options.runtime, options.index)
-    frontend = Frontend(endpoint, options.index, limits, options.cache_bytes)
+    frontend = Frontend(endpoint, options.index, limits, options.cache_bytes, options.slow_s)
     control_end = socket.socket(fileno=options.control_fd)
     await frontend.start(listener, control_end, has_clients=options.listen_fd is not None)
     gc.collect()
@@ -259,6 +283,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--listen-fd", type=int, help="a listening socket, instead of host and port")
     parser.add_argument("--max-body-bytes", type=int, default=LIMITS.body_bytes)
     parser.add_argument("--max-connections", type=int, default=LIMITS.connections)
+    parser.add_argument("--slow-s", type=float, help="queries that take longer are told of")
     parser.add_argument("--cache-bytes", type=int, default=CACHE_BYTES)
     return parser.parse_args(arguments)
 

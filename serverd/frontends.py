@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ class FrontendPool:
     Args:
         on_change: called when a frontend became ready, died, applied a table or released a version.
         on_replica: called with ``hang`` or ``lost``, a replica's identity, and the message.
+        options: further words of each frontend's command line.
         answer: returns status, content type and body for a question that a client put to the query port.
         spawn_task: owns the tasks that this pool starts.
     """
@@ -73,6 +74,7 @@ class FrontendPool:
         host: str,
         port: int,
         runtime_dir: str,
+        options: Sequence[str] = (),
         events: Events,
         on_change: Callable[[], None],
         on_replica: Callable[[str, str, Message], None],
@@ -85,6 +87,7 @@ class FrontendPool:
         self.restarts = 0
         self.table = RoutingTable()
         self._runtime_dir = runtime_dir
+        self._options = options
         self._events = events
         self._on_change = on_change
         self._on_replica = on_replica
@@ -283,6 +286,7 @@ class FrontendPool:
                     *("--host", self.host),
                     *("--port", str(self.port)),
                     *("--listen-fd", str(listener.fileno())),
+                    *self._options,
                 ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(its.fileno(), listener.fileno()),
@@ -322,6 +326,8 @@ class FrontendPool:
                     answer.set_result(message["data"])
             case control.ASK:
                 self._spawn_task(self._reply(one, message["id"], message["what"]), "answer a client")
+            case control.SLOW:
+                self._events.tell("slow query", frontend=one.index, **message["facts"])
             case control.HANG | control.LOST:
                 self._on_replica(message["t"], message["replica"], message)
 

@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 
 from .connection import HttpConnection
 from .exchange import Exchange
+from .form import BodyForm
 
 Handler: TypeAlias = Callable[[Exchange, bytes, bytes, bytes], None]
+FormHandler: TypeAlias = Callable[[Exchange, bytes, bytes, bytes, BodyForm], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,12 @@ class HttpLimits:
 class HttpServer:
     """All connections of one listener. Call it to make a protocol for ``loop.create_server``."""
 
-    def __init__(self, handler: Handler, limits: HttpLimits | None = None) -> None:
+    def __init__(
+        self, handler: Handler, limits: HttpLimits | None = None, form_handler: FormHandler | None = None
+    ) -> None:
         self.handler = handler
+        self.form_handler = form_handler
+        """Takes the bodies that are not plain JSON; without one, compressed bodies are refused."""
         self.limits = limits or HttpLimits()
         self.connections: set[HttpConnection] = set()
         self.draining = False

@@ -79,6 +79,8 @@ def _version_metrics(parts: Sequence[Sequence[Snapshot]]) -> Iterator[Metric]:
         ("failed_batches", CounterMetricFamily("clipperfs_failed_batches", "Batches that failed.", labels=labels)),
         ("cache_hits", CounterMetricFamily("clipperfs_cache_hits", "Queries answered from the cache.", labels=labels)),
         ("cache_misses", CounterMetricFamily("clipperfs_cache_misses", "Queries not in the cache.", labels=labels)),
+        ("shared", CounterMetricFamily("clipperfs_shared", "Queries that shared a prediction.", labels=labels)),
+        ("hedges", CounterMetricFamily("clipperfs_hedges", "Late batches sent to a second replica.", labels=labels)),
         ("retries", CounterMetricFamily("clipperfs_retries", "Batches tried again on a replica.", labels=labels)),
         ("late", CounterMetricFamily("clipperfs_late_outputs", "Outputs that missed their deadline.", labels=labels)),
     ]

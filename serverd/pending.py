@@ -10,6 +10,7 @@ from .query import answer_body, batch_body, default_body, reply_head
 
 if TYPE_CHECKING:
     from .exchange import Exchange
+    from .limiter import AppLimiter
     from .served import ServedVersion
 
 PLAIN_HEAD: Final = reply_head(None)
@@ -21,18 +22,29 @@ COMPACT_FROM: Final = 4096
 class QueryOwner:
     """What the queries of one application under one table share."""
 
-    __slots__ = ("counter", "default_output", "slo_s")
+    __slots__ = ("app", "counter", "default_output", "limiter", "slo_s")
 
-    def __init__(self, slo_s: float, default_output: bytes, counter: AppCounter) -> None:
+    def __init__(
+        self, app: str, slo_s: float, default_output: bytes, counter: AppCounter, limiter: AppLimiter | None
+    ) -> None:
+        self.app = app
+        self.limiter = limiter
         self.slo_s = slo_s
         self.default_output = default_output
         self.counter = counter
 
 
 class Query:
-    """One input that leases one version until it is answered. ``index`` is its place in a batch reply, -1 alone."""
+    """One input that leases one version until it is answered. ``index`` is its place in a batch reply, -1 alone.
 
-    __slots__ = ("arrived", "attempts", "deadline", "index", "is_done", "number", "owner", "packed", "sink", "version")
+    ``key`` is its key in the prediction cache, or None; ``followers`` are queries of the same key that wait for its
+    output instead of being predicted themselves.
+    """
+
+    __slots__ = (
+        "arrived", "attempts", "deadline", "followers", "index", "is_done", "key", "number", "owner", "packed", "sink",
+        "version",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -43,9 +55,12 @@ class Query:
         arrived: float,
         sink: Exchange | BatchReply,
         index: int,
+        key: bytes | None = None,
     ) -> None:
         self.owner = owner
         self.version = version
+        self.key = key
+        self.followers: list[Query] | None = None
         self.packed = packed
         self.number = number
         self.arrived = arrived
@@ -63,17 +78,26 @@ class Query:
     def answer(self, output: bytes, now: float) -> None:
         """Give the prediction: JSON text. Call it once, or ``fall_back``."""
         self.is_done = True
-        self.owner.counter.observe(now - self.arrived)
+        owner = self.owner
+        owner.counter.observe(now - self.arrived)
+        if owner.limiter is not None:
+            owner.limiter.in_flight -= 1
         body = answer_body(self.number, output)
         if self.index < 0:
             self.sink.send(b"%b%d\r\n\r\n%b" % (self.version.reply_head, len(body), body))  # type: ignore[union-attr]
         else:
             self.sink.fill(self.index, body, self.version.reply_head)  # type: ignore[union-attr]
 
+    def abandon(self) -> None:
+        """End the query without an answer: its client has gone."""
+        self.is_done = True
+        if self.owner.limiter is not None:
+            self.owner.limiter.in_flight -= 1
+
     def fall_back(self, reason: str, explanation: str, now: float) -> None:
         """Give the default output. ``reason`` is one of ``counters.REASONS``."""
-        self.is_done = True
         self.owner.counter.observe(now - self.arrived)
+        self.abandon()
         give_default(self.owner, self.number, self.sink, self.index, reason, explanation)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from msgspec import UNSET
 
@@ -11,6 +11,7 @@ from .cache import PredictionCache
 from .counters import Counters
 from .dispatch import Dispatcher
 from .exchange import Exchange
+from .limiter import AppLimiter
 from .pending import BatchReply, Query, QueryOwner, give_default
 from .query import (
     CODECS,
@@ -22,8 +23,11 @@ from .query import (
     check_input,
     nest_output,
 )
-from .routing import AppRoute, RoutingTable
+from .routing import AppRoute, RoutingTable, explain_limit
 from .served import ServedVersion
+
+MAX_CACHED_INPUT_BYTES: Final = 1024 * 1024
+"""Larger inputs are not looked for in the cache: to hash one takes longer than the loop should be held."""
 
 
 class AppEntry:
@@ -59,6 +63,7 @@ class PredictHandler:
 
     def __init__(self, dispatcher: Dispatcher, cache: PredictionCache, first_query_id: int) -> None:
         self.routes: dict[bytes, AppEntry] = {}
+        self._limiters: dict[str, AppLimiter] = {}
         self._dispatcher = dispatcher
         self._cache = cache
         self._next_id = first_query_id
@@ -67,19 +72,33 @@ class PredictHandler:
         """Route by a new table from the next query on."""
         routes: dict[bytes, AppEntry] = {}
         for name, app in table.apps.items():
-            owner = QueryOwner(app.slo_us / 1e6, nest_output(app.default_output), counters.app(name))
+            owner = QueryOwner(
+                name, app.slo_us / 1e6, nest_output(app.default_output), counters.app(name), self._limiter(name, app)
+            )
             entry = AppEntry(table, app, owner, versions)
             target = f"/{name}/predict".encode("ascii")
             routes[target] = routes[target + b"/"] = entry
         self.routes = routes
 
-    def handle(self, entry: AppEntry, exchange: Exchange, body: bytes) -> None:
-        """Answer one request, now or later."""
+    def _limiter(self, name: str, app: AppRoute) -> AppLimiter | None:
+        """Return what keeps an application within its limits. It outlives tables: queries in flight are counted."""
+        limiter = self._limiters.get(name)
+        if limiter is None:
+            if app.max_concurrent is None and app.max_rate is None:
+                return None
+            limiter = self._limiters[name] = AppLimiter(monotonic())
+        limiter.set_limits(app.max_concurrent, app.max_rate)
+        return limiter
+
+    def handle(self, entry: AppEntry, exchange: Exchange, body: bytes, pin: str | None = None) -> None:
+        """Answer one request, now or later. ``pin``: the version that a header asks for."""
         arrived = monotonic()
         codec = entry.codec
         try:
             request = codec.decode(body)
             value = request.input
+            if pin is not None and request.version is None:
+                request.version = pin
             if value is UNSET or request.version is not None:
                 self._handle_unusual(entry, exchange, request, arrived)
                 return
@@ -87,10 +106,10 @@ class PredictHandler:
             if not packed or entry.input_size is not None:
                 check_input(packed, codec, entry.input_size, entry.app.model)
         except REFUSALS as error:
-            self._refuse(entry, exchange, codec.explain(error, body))
+            self.refuse(entry, exchange, codec.explain(error, body))
             return
         except BadQueryError as error:
-            self._refuse(entry, exchange, error)
+            self.refuse(entry, exchange, error)
             return
         version = entry.version
         if version is None:
@@ -118,7 +137,34 @@ class PredictHandler:
             raise BadQueryError(QUERY_ERROR, "input_batch must not be empty")
         if len(values) > MAX_BATCH_INPUTS:
             raise BadQueryError(QUERY_ERROR, f"input_batch must not have more than {MAX_BATCH_INPUTS} elements")
-        inputs = [entry.codec.pack(value) for value in values]
+        self._handle_batch(entry, exchange, [entry.codec.pack(value) for value in values], request.version, arrived)
+
+    def handle_packed(
+        self, entry: AppEntry, exchange: Exchange, inputs: bytes | list[bytes], pin: str | None, arrived: float
+    ) -> None:
+        """Answer inputs that came packed: one, or a batch of them."""
+        try:
+            if isinstance(inputs, list):
+                self._handle_batch(entry, exchange, inputs, pin, arrived)
+                return
+            version, reason, explanation = entry.resolve(pin)
+            input_size = None if version is None else version.route.input_size
+            check_input(inputs, entry.codec, input_size, entry.app.model)
+        except BadQueryError as error:
+            self.refuse(entry, exchange, error)
+            return
+        if version is None:
+            self._default(entry, exchange, -1, reason, explanation)
+        else:
+            self._submit(entry.owner, version, inputs, arrived, exchange, -1)
+
+    def _handle_batch(
+        self, entry: AppEntry, exchange: Exchange, inputs: list[bytes], pin: str | None, arrived: float
+    ) -> None:
+        """Answer several inputs. Raises BadQueryError."""
+        version, reason, explanation = entry.resolve(pin)
+        input_size = None if version is None else version.route.input_size
+        model = entry.app.model
         for index, packed in enumerate(inputs):
             try:
                 check_input(packed, entry.codec, input_size, model)
@@ -144,14 +190,25 @@ class PredictHandler:
         owner.counter.queries += 1
         number = self._next_id
         self._next_id = number + 1
-        query = Query(owner, version, packed, number, arrived, sink, index)
-        if version.uses_cache:
-            output = self._cache.get(version.cache_prefix + packed)
+        if owner.limiter is not None and not owner.limiter.admit(arrived):
+            owner.counter.observe(0.0)
+            give_default(owner, number, sink, index, "limit", explain_limit(owner.app))
+            return
+        if version.uses_cache and len(packed) <= MAX_CACHED_INPUT_BYTES:
+            key = version.cache_prefix + packed
+            query = Query(owner, version, packed, number, arrived, sink, index, key)
+            output = self._cache.get(key)
             if output is not None:
                 version.counter.cache_hits += 1
                 query.answer(output, arrived)
                 return
             version.counter.cache_misses += 1
+            leader = version.asked.get(key)
+            if leader is not None and leader.deadline <= query.deadline:
+                self._dispatcher.follow(leader, query)
+                return
+        else:
+            query = Query(owner, version, packed, number, arrived, sink, index)
         self._dispatcher.submit(query)
 
     def _default(self, entry: AppEntry, sink: Exchange | BatchReply, index: int, reason: str, explanation: str) -> None:
@@ -161,6 +218,7 @@ class PredictHandler:
         self._next_id = number + 1
         give_default(entry.owner, number, sink, index, reason, explanation)
 
-    def _refuse(self, entry: AppEntry, exchange: Exchange, error: BadQueryError) -> None:
+    def refuse(self, entry: AppEntry, exchange: Exchange, error: BadQueryError) -> None:
+        """Answer a request that cannot be understood."""
         entry.owner.counter.bad_requests += 1
         exchange.fail(400, error.error, error.cause)

@@ -47,6 +47,7 @@ class Progress:
             {key: hook for key, (hook, _) in self._refusals().items() if hook},
             epoch=self.epoch + 1,
             accepting=self.is_ready,
+            frontends=self._frontends.count,
         )
         before = self._frontends.table
         is_same = (table.apps, table.models, table.accepting) == (before.apps, before.models, before.accepting)

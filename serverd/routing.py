@@ -44,6 +44,11 @@ def explain_overload(model: str) -> str:
     return f"Too many queries are waiting for model {model}"
 
 
+def explain_limit(app: str) -> str:
+    """Return the explanation of a default output when an application asks for more than its limits allow."""
+    return f"Application {app} is over its limit of queries"
+
+
 def explain_not_loaded(model: str, version: str) -> str:
     """Return the explanation of a default output when a query names a version that is not served."""
     return f"Version {version} of model {model} is not loaded"
@@ -122,12 +127,17 @@ class ModelRoute:
 
 @dataclass(frozen=True, slots=True)
 class AppRoute:
-    """One application. Units: ``slo_us`` microseconds."""
+    """One application. Units: ``slo_us`` microseconds, ``max_rate`` queries a second.
+
+    The limits are what one frontend lets through.
+    """
 
     input_type: str
     slo_us: int
     default_output: str
     model: str | None = None
+    max_concurrent: int | None = None
+    max_rate: float | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return the route as a map for the control channel."""
@@ -136,6 +146,8 @@ class AppRoute:
             "slo_us": self.slo_us,
             "default_output": self.default_output,
             "model": self.model,
+            "max_concurrent": self.max_concurrent,
+            "max_rate": self.max_rate,
         }
 
     @classmethod

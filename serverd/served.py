@@ -8,9 +8,10 @@ from typing import Final
 
 from clipperfs import wire
 
-from .batching import BatchLimit, DeadlineQueue
+from .batching import MAX_QUEUED, BatchLimit, DeadlineQueue, bearable_rows
 from .cache import cache_prefix
 from .counters import VersionCounter
+from .hedging import Pace
 from .pending import Query
 from .query import reply_head
 from .routing import VersionRoute
@@ -42,7 +43,7 @@ class Replica:
 class Batch:
     """Queries that are out to one replica together."""
 
-    __slots__ = ("is_hanging", "queries", "replica", "sent_at", "version")
+    __slots__ = ("is_hanging", "is_paired", "queries", "replica", "sent_at", "twin", "version")
 
     def __init__(self, version: ServedVersion, replica: Replica, queries: list[Query], sent_at: float) -> None:
         self.version = version
@@ -50,13 +51,32 @@ class Batch:
         self.queries = queries
         self.sent_at = sent_at
         self.is_hanging = False
+        self.twin: Batch | None = None
+        """The same queries, out to another replica."""
+        self.is_paired = False
+        """Whether it has, or had, a twin."""
+
+    def pair(self, twin: Batch) -> None:
+        """Have two batches of the same queries know each other: the first to come back counts."""
+        self.twin, twin.twin = twin, self
+        self.is_paired = twin.is_paired = True
+
+    def leave_to_twin(self) -> bool:
+        """End this batch's part. Returns whether a twin is still out with its queries."""
+        twin, self.twin = self.twin, None
+        if twin is None:
+            return False
+        twin.twin = None
+        return True
 
 
 class ServedVersion:
     """One load of a version: its queue, its replicas and the queries that lease it (``live``)."""
 
     __slots__ = (
+        "asked",
         "batch_limit",
+        "bearable",
         "cache_prefix",
         "counter",
         "delay_timer",
@@ -68,6 +88,7 @@ class ServedVersion:
         "live",
         "model",
         "name",
+        "pace",
         "predict_s",
         "queue",
         "replicas",
@@ -86,12 +107,17 @@ class ServedVersion:
         self.queue = DeadlineQueue()
         self.retries: deque[list[Query]] = deque()
         """Batches that go out again as they are."""
+        self.asked: dict[bytes, Query] = {}
+        """The unanswered query for each key of the cache: equal ones follow it."""
+        self.bearable = MAX_QUEUED
+        """Queries that may wait; more would not be answered in time."""
         self.batch_limit = BatchLimit(route.max_batch)
         self.follow(route)
         self.slo_s = 1.0
         """The shortest SLO of the applications that this version answers."""
         self.predict_s = 0.0
         """The smoothed time that predicting a batch takes."""
+        self.pace = Pace()
         self.live = 0
         self.is_dirty = False
         self.is_leaving = False
@@ -108,6 +134,13 @@ class ServedVersion:
         self.element_bytes = wire.ELEMENT_BYTES.get(route.input_type, 1)
         self.input_code = wire.INPUT_TYPES.index(route.input_type) if route.input_type in wire.INPUT_TYPES else -1
 
+    def learn_bearable(self) -> None:
+        """Work out anew how many queries may wait. While batches still grow, nobody knows what could be answered."""
+        if self.batch_limit.is_growing:
+            self.bearable = MAX_QUEUED
+        else:
+            self.bearable = bearable_rows(self.batch_limit.limit, self.predict_s, len(self.replicas), self.slo_s)
+
     def pick_replica(self) -> Replica | None:
         """Return the reachable replica with the fewest batches out, or None when each has enough."""
         best = None
@@ -116,3 +149,10 @@ class ServedVersion:
             if replica.batches < fewest and replica.is_reachable:
                 best, fewest = replica, replica.batches
         return best
+
+    def pick_idle(self, other: Replica) -> Replica | None:
+        """Return a reachable replica, not ``other``, that has nothing to do; None when there is none."""
+        for replica in self.replicas:
+            if replica is not other and replica.is_reachable and not replica.batches:
+                return replica
+        return None

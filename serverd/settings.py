@@ -38,6 +38,14 @@ class DaemonSettings(BaseModel):
     """How often the daemon's status is written into the registry; it expires after three times as long."""
     cache_limit_bytes: int = Field(default=20_000_000_000, ge=0)
     """What the local cache may hold beside the versions that are in use."""
+    prediction_cache_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
+    """What each frontend's prediction cache may hold; 0: none."""
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=1 << 30)
+    """The largest body of a query, before and after it is decompressed."""
+    slow_s: float | None = Field(default=None, gt=0)
+    """Queries that take longer are logged with the time in each stage; ``None``: only those that miss their SLO."""
+    max_connections: int = Field(default=4096, ge=1, le=1_000_000)
+    """Connections that each frontend holds."""
     drain_s: float = Field(default=30.0, ge=0, le=3600)
     name: str | None = None
     """The daemon's name in the registry; ``None``: made of the host's name and the state folder."""
@@ -52,6 +60,17 @@ class DaemonSettings(BaseModel):
     def frontend_count(self) -> int:
         """Return how many frontends to start."""
         return self.frontends or max(1, (os.cpu_count() or 1) - 1)
+
+    @property
+    def frontend_options(self) -> tuple[str, ...]:
+        """Return what each frontend's command line says of limits."""
+        slow = () if self.slow_s is None else ("--slow-s", str(self.slow_s))
+        return (
+            *slow,
+            *("--max-body-bytes", str(self.max_body_bytes)),
+            *("--max-connections", str(self.max_connections)),
+            *("--cache-bytes", str(self.prediction_cache_bytes)),
+        )
 
 
 def parse_settings(data: bytes) -> DaemonSettings:

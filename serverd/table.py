@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from clipperfs.serverd.desired import ACTIVE, Desired, WantedModel
+from clipperfs.serverd.desired import ACTIVE, Desired, WantedApp, WantedModel
 from clipperfs.serverd.reconciler import Phase, Serving
 from clipperfs.serverd.routing import (
     AppRoute,
@@ -52,6 +52,7 @@ def build_table(
     *,
     epoch: int,
     accepting: bool,
+    frontends: int = 1,
 ) -> RoutingTable:
     """Return the routing table.
 
@@ -62,10 +63,9 @@ def build_table(
         refused: (model, version) → hook, for versions that a hook refused while no version of the model was active.
         epoch: the table's number.
         accepting: whether the daemon is ready.
+        frontends: how many share an application's limits.
     """
-    apps = {
-        name: AppRoute(app.input_type, app.slo_us, app.default_output, app.model) for name, app in desired.apps.items()
-    }
+    apps = {name: _app_route(app, frontends) for name, app in desired.apps.items()}
     by_model: dict[str, list[HeldView]] = {}
     for one in held:
         by_model.setdefault(one.model, []).append(one)
@@ -73,6 +73,17 @@ def build_table(
         name: _model_route(wanted, by_model.get(name, []), serving, refused) for name, wanted in desired.models.items()
     }
     return RoutingTable(epoch=epoch, accepting=accepting, apps=apps, models=models)
+
+
+def _app_route(app: WantedApp, frontends: int) -> AppRoute:
+    return AppRoute(
+        app.input_type,
+        app.slo_us,
+        app.default_output,
+        app.model,
+        max_concurrent=None if app.max_concurrent is None else -(-app.max_concurrent // frontends),
+        max_rate=None if app.max_rate is None else app.max_rate / frontends,
+    )
 
 
 def _model_route(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from clipperfs.cli.activate import reason_option
@@ -11,6 +13,9 @@ from clipperfs.cli.outcome import change_line
 from clipperfs.cli.text import table, visible
 from clipperfs.cli.value import DURATION_US, OUTPUT
 from clipperfs.durations import format_duration
+
+if TYPE_CHECKING:
+    from clipperfs.documents import AppState
 
 INPUT_TYPES = ("ints", "floats", "doubles", "bytes", "strings")
 
@@ -37,13 +42,43 @@ def app() -> None:
 )
 @click.option("--slo", "slo_us", required=True, type=DURATION_US, help="Answer by then, always: 100ms, 2s, 1.5s.")
 @click.option("--link", metavar="MODEL", help="The model that answers.")
+@click.option(
+    "--max-concurrent",
+    type=click.IntRange(0, 1_000_000),
+    metavar="N",
+    help="Queries that each daemon takes in at a time; 0: no limit.  [default: as it was]",
+)
+@click.option(
+    "--max-rate",
+    type=click.FloatRange(0, 1e9),
+    metavar="N",
+    help="Queries a second that each daemon takes in; 0: no limit.  [default: as it was]",
+)
 @reason_option
 def register(
-    call: Call, name: str, input_type: str, default_output: str, slo_us: int, link: str | None, reason: str | None
+    call: Call,
+    name: str,
+    input_type: str,
+    default_output: str,
+    slo_us: int,
+    link: str | None,
+    max_concurrent: int | None,
+    max_rate: float | None,
+    reason: str | None,
 ) -> None:
-    """Create the application NAME, or change its settings. The same again changes nothing."""
+    """Create the application NAME, or change its settings. The same again changes nothing.
+
+    A query over a limit gets the default output at once.
+    """
     outcome = call.registry().app_register(
-        name, input_type=input_type, default_output=default_output, slo_us=slo_us, link=link, reason=reason
+        name,
+        input_type=input_type,
+        default_output=default_output,
+        slo_us=slo_us,
+        link=link,
+        max_concurrent=max_concurrent,
+        max_rate=max_rate,
+        reason=reason,
     )
     done = f"application {name} is registered{f' and linked to model {link}' if link else ''}"
     call.emit(outcome, change_line(done, outcome))
@@ -84,11 +119,22 @@ def show(call: Call, name: str) -> None:
             "latency objective": format_duration(state.slo_us),
             "default output": state.default_output,
             "linked model": ", ".join(link.model for link in state.links) or "-",
+            "limits": _limits(state),
             "record": f"{record.seq}, {record.op} by {record.actor} at {record.time}",
         }
         return "\n".join(f"{name:18} {visible(value)}" for name, value in facts.items())
 
     call.emit(record, text)
+
+
+def _limits(state: AppState) -> str:
+    """Return an application's limits in words."""
+    words = []
+    if state.max_concurrent is not None:
+        words.append(f"{state.max_concurrent} queries at a time")
+    if state.max_rate is not None:
+        words.append(f"{state.max_rate:g} queries a second")
+    return ", ".join(words) or "-"
 
 
 @command("list", examples=["clipperfs app list", "clipperfs app list --json"])

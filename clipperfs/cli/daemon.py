@@ -36,6 +36,10 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
         state_dir=settings.state_dir,
         cache_dir=settings.cache_dir,
         cache_limit_bytes=int(settings.cache_limit),
+        prediction_cache_bytes=int(settings.prediction_cache),
+        max_body_bytes=int(settings.max_body),
+        max_connections=settings.max_connections,
+        slow_s=settings.slow,
         models=settings.models,
         watch=settings.watch,
         drain_s=settings.drain,
@@ -58,6 +62,12 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
 @click.option("--frontends", metavar="N|auto", help="Frontend processes; auto: a processor each but one.  [default: 1]")
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="Serve only this model; may be repeated.")
 @click.option("--cache-limit", metavar="SIZE", help="What the local cache may hold, unused.  [default: 20GB]")
+@click.option(
+    "--prediction-cache", metavar="SIZE", help="What each frontend's cache may hold; 0: none.  [default: 64MiB]"
+)
+@click.option("--max-body", metavar="SIZE", help="The largest body of a query.  [default: 16MiB]")
+@click.option("--max-connections", metavar="N", help="Connections that each frontend holds.  [default: 4096]")
+@click.option("--slow", metavar="DURATION", help="Log queries that take longer.  [default: those that miss their SLO]")
 @click.option("--no-watch", is_flag=True, help="Do not follow the registry until 'clipperfs watch' or a reload.")
 @state_dir_option
 @click.option("--wait", "wait_s", type=DURATION, default="60s", show_default=True, help="Time to get ready (exit 7).")
@@ -70,6 +80,10 @@ def start(
     frontends: str | None,
     models: tuple[str, ...],
     cache_limit: str | None,
+    prediction_cache: str | None,
+    max_body: str | None,
+    max_connections: str | None,
+    slow: str | None,
     no_watch: bool,
     state_dir: str | None,
     wait_s: float,
@@ -88,6 +102,10 @@ def start(
         frontends=frontends,
         models=list(models) or None,
         cache_limit=cache_limit,
+        prediction_cache=prediction_cache,
+        max_body=max_body,
+        max_connections=max_connections,
+        slow=slow,
         watch=False if no_watch else None,
         state_dir=state_dir,
     )

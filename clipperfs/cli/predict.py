@@ -59,7 +59,7 @@ def predict(
     value = read_input(input)
     if batch and not isinstance(value, list):
         raise click.UsageError("With --batch, INPUT is a JSON array of inputs.")
-    with Client(_address(call, url, port), timeout_s=timeout_s) as client:
+    with Client(daemon_address(call, url, port), timeout_s=timeout_s) as client:
         if batch:
             answers = client.predict(app, batch=value, version=version)
             call.emit({"batch_predictions": answers}, lambda: "\n".join(_shown(each.output) for each in answers))
@@ -92,7 +92,7 @@ def read_input(text: str) -> Any:
     return value
 
 
-def _address(call: Call, url: str | None, port: int | None) -> str:
+def daemon_address(call: Call, url: str | None, port: int | None) -> str:
     """Return the daemon's address: as given, as set, or that of the daemon which serves the registry on this host."""
     if url:
         return url

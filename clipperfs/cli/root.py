@@ -51,7 +51,9 @@ SECTIONS = {
         "reload": "clipperfs.cli.daemon:reload",
         "status": "clipperfs.cli.status:status",
         "logs": "clipperfs.cli.logs:logs",
+        "top": "clipperfs.cli.top:top",
         "predict": "clipperfs.cli.predict:predict",
+        "bench": "clipperfs.cli.bench:bench",
     },
     "Learn": {
         "demo": "clipperfs.cli.demo:demo",

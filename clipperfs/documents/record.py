@@ -136,6 +136,10 @@ class AppState(Document):
     default_output: str
     slo_us: int = Field(ge=100, le=3_600_000_000)
     """The latency objective, in microseconds: an answer by then, always."""
+    max_concurrent: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Queries that each daemon takes in at a time."""
+    max_rate: float | None = Field(default=None, gt=0, le=1e9, allow_inf_nan=False)
+    """Queries a second that each daemon takes in."""
     links: list[Link] = Field(default=[], max_length=1)
     deleted: bool = False
 

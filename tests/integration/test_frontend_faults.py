@@ -459,3 +459,41 @@ def test_two_frontends_share_a_port_and_the_replicas() -> None:
         second.serve(identity, slo_ms=100)
         seen = {predict(first, {"input": [1]}).json["query_id"] >> 46 for _ in range(60)}
         assert seen == {0, 1}
+
+
+def test_late_batch_is_asked_of_a_second_replica_too(rig: Rig) -> None:
+    fast = rig.start_peer()
+    rig.serve(fast, slo_ms=5000)
+    for _ in range(40):
+        predict(rig, {"input": [1]})
+    stalls, second = rig.start_peer("slow:1500"), rig.start_peer()
+    rig.serve(stalls, second, slo_ms=5000)
+    started = time.monotonic()
+    assert predict(rig, {"input": [7]}).json["output"] == [7.0]
+    assert time.monotonic() - started < 1.0
+    version = rig.metrics()["versions"][0]
+    assert version["hedges"] == 1
+    wait_for(lambda: rig.metrics()["queues"][0]["in_flight"] == 0)
+    version = rig.metrics()["versions"][0]
+    assert (version["late"], version["retries"], rig.metrics()["queues"][0]["live"]) == (0, 0, 0)
+
+
+def test_late_batch_that_must_not_run_twice_is_waited_for(rig: Rig) -> None:
+    fast = rig.start_peer()
+    rig.serve(fast, slo_ms=5000, idempotent=False)
+    for _ in range(40):
+        predict(rig, {"input": [1]})
+    rig.serve(rig.start_peer("slow:400"), rig.start_peer(), slo_ms=5000, idempotent=False)
+    assert predict(rig, {"input": [7]}).json["output"] == [7.0]
+    assert rig.metrics()["versions"][0]["hedges"] == 0
+
+
+def test_fault_of_one_of_two_replicas_leaves_the_query_to_the_other(rig: Rig) -> None:
+    fast = rig.start_peer()
+    rig.serve(fast, slo_ms=5000)
+    for _ in range(40):
+        predict(rig, {"input": [1]})
+    stalls, second = rig.start_peer("slow:700"), rig.start_peer("fault")
+    rig.serve(stalls, second, slo_ms=5000)
+    assert predict(rig, {"input": [7]}).json["output"] == [7.0]
+    assert rig.metrics()["versions"][0]["hedges"] == 1

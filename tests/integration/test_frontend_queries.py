@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import http.client
 import json
+import os
+import struct
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from clipperfs.serverd.routing import AppRoute, ModelRoute, VersionRoute
 
 from tests.integration.frontend_rig import Rig, ask, predict, wait_for
@@ -222,3 +228,127 @@ def test_model_that_asks_for_it_gets_larger_batches_for_a_delay(rig: Rig) -> Non
     started = time.monotonic()
     assert predict(rig, {"input": [1.0]}).json["default"] is False
     assert 0.05 < time.monotonic() - started < 0.3
+
+
+def test_equal_inputs_at_the_same_time_share_one_prediction(rig: Rig) -> None:
+    rig.serve(rig.start_peer("slow:150"), cache=True)
+    reply = predict(rig, {"input_batch": [[1.0]] * 5 + [[2.0]]})
+    assert [element["output"] for element in reply.json["batch_predictions"]] == [[1.0]] * 5 + [[2.0]]
+    version = rig.metrics()["versions"][0]
+    assert (version["queries"], version["shared"]) == (2, 4)
+    assert rig.metrics()["queues"][0]["live"] == 0
+
+
+def test_equal_inputs_share_a_failure(rig: Rig) -> None:
+    rig.serve(rig.start_peer("slow:100", "fault"), cache=True)
+    reply = predict(rig, {"input_batch": [[1.0]] * 3})
+    assert [element["default"] for element in reply.json["batch_predictions"]] == [True] * 3
+    assert rig.metrics()["versions"][0]["queries"] == 1
+    assert rig.metrics()["queues"][0]["live"] == 0
+
+
+def test_query_with_time_left_outlives_the_equal_one_it_waited_for(rig: Rig, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    route = VersionRoute("k1", "d" * 64, "doubles", (rig.start_peer("slow:300", f"log:{log}"),))
+    apps = {"quick": AppRoute("doubles", 450_000, "-1", "m"), "calm": AppRoute("doubles", 5_000_000, "-1", "m")}
+    rig.route(apps, {"m": ModelRoute(active="1", versions={"1": route})})
+    answers: dict[str, Any] = {}
+
+    def query(app: str, value: float) -> None:
+        answers[f"{app}{value:g}"] = predict(rig, {"input": [value]}, f"/{app}/predict").json
+
+    threads = [threading.Thread(target=query, args=one) for one in (("calm", 0.0), ("calm", 9.0), ("quick", 1.0))]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.03)
+    threads.append(threading.Thread(target=query, args=("calm", 1.0)))
+    threads[-1].start()
+    for thread in threads:
+        thread.join(10)
+    assert answers["quick1"]["default"] is True
+    assert answers["calm1"]["output"] == [1.0]
+    assert rig.metrics()["queues"][0]["live"] == 0
+
+
+def _post(rig: Rig, body: bytes, headers: dict[str, str]) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=20)
+    try:
+        connection.request("POST", "/app/predict", body, headers)
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
+    finally:
+        connection.close()
+
+
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+def test_raw_numbers_are_answered_as_their_json_is(rig: Rig) -> None:
+    rig.serve(rig.start_peer())
+    body = struct.pack("<6d", *range(6))
+    assert _post(rig, body, RAW)[1]["output"] == [0, 1, 2, 3, 4, 5]
+    rows = _post(rig, body, {**RAW, "Clipperfs-Shape": "2,3", "Clipperfs-Dtype": "float64"})[1]
+    assert [element["output"] for element in rows["batch_predictions"]] == [[0, 1, 2], [3, 4, 5]]
+    assert _post(rig, body, {**RAW, "Clipperfs-Version": "1"})[1]["output"] == [0, 1, 2, 3, 4, 5]
+    status, reply = _post(rig, body, {**RAW, "Clipperfs-Version": "9"})
+    assert (status, reply["default_explanation"]) == (200, "Version 9 of model m is not loaded")
+    status, reply = _post(rig, body[:-1], RAW)
+    assert (status, reply["error"]) == (400, "Query processing error")
+    assert _post(rig, b"", RAW)[0] == 400
+
+
+def test_raw_requests_of_one_connection_are_each_taken_raw(rig: Rig) -> None:
+    rig.serve(rig.start_peer())
+    connection = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=20)
+    for count in (1, 2, 3, 30):
+        connection.request("POST", "/app/predict", struct.pack(f"<{count}d", *range(count)), RAW)
+        assert json.loads(connection.getresponse().read())["output"] == list(range(count))
+    connection.request("POST", "/app/predict", b'{"input": [5]}')
+    assert json.loads(connection.getresponse().read())["output"] == [5]
+    connection.close()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_compressed_bodies_are_taken_and_bombs_refused(rig: Rig, encoding: str) -> None:
+    compress = gzip.compress if encoding == "gzip" else zstandard.ZstdCompressor().compress
+    rig.serve(rig.start_peer())
+    headers = {"Content-Encoding": encoding}
+    assert _post(rig, compress(b'{"input": [1, 2]}'), headers)[1]["output"] == [1, 2]
+    assert _post(rig, compress(struct.pack("<2d", 1, 2)), {**headers, **RAW})[1]["output"] == [1, 2]
+    assert _post(rig, compress(b" " * 40_000_000), headers)[0] == 413
+    assert _post(rig, b"nonsense", headers)[0] == 400
+    assert _post(rig, b"nonsense", {"Content-Encoding": "br"})[0] == 415
+    assert predict(rig, {"input": [3]}).json["output"] == [3]
+
+
+def test_large_raw_body_goes_through_whole() -> None:
+    with Rig("--max-body-bytes", str(64 << 20)) as rig:
+        rig.serve(rig.start_replica("noop", "bytes"), input_type="bytes", slo_ms=20_000)
+        began = time.monotonic()
+        status, reply = _post(rig, os.urandom(48 << 20), {"Content-Type": "image/tiff"})
+        assert (status, reply["default"]) == (200, False), reply
+        assert time.monotonic() - began < 15
+        assert _post(rig, b"x" * ((64 << 20) + 1), RAW)[0] == 413
+
+
+def test_application_over_its_limit_gets_its_default_output_at_once(rig: Rig) -> None:
+    route = VersionRoute("k1", "d" * 64, "doubles", (rig.start_peer("slow:100"),))
+    apps = {
+        "narrow": AppRoute("doubles", 2_000_000, "-1", "m", max_concurrent=2),
+        "wide": AppRoute("doubles", 2_000_000, "-1", "m"),
+    }
+    rig.route(apps, {"m": ModelRoute(active="1", versions={"1": route}, cache=False)})
+    for _ in range(2):
+        reply = predict(rig, {"input_batch": [[1.0], [2.0], [3.0], [4.0]]}, "/narrow/predict").json
+        assert [one["default"] for one in reply["batch_predictions"]] == [False, False, True, True]
+        assert reply["batch_predictions"][3]["default_explanation"] == "Application narrow is over its limit of queries"
+    wide = predict(rig, {"input_batch": [[1.0]] * 8}, "/wide/predict").json["batch_predictions"]
+    assert not any(one["default"] for one in wide)
+    assert rig.metrics()["apps"]["narrow"]["defaults"] == {"limit": 4}
+
+
+def test_version_named_by_a_header_is_pinned_for_json_too(rig: Rig) -> None:
+    rig.serve(rig.start_peer("name:first"))
+    reply = _post(rig, b'{"input": [1]}', {"Clipperfs-Version": "9"})[1]
+    assert reply["default_explanation"] == "Version 9 of model m is not loaded"
+    assert _post(rig, b'{"input": [1], "version": "1"}', {"Clipperfs-Version": "9"})[1]["output"] == "first"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from clipperfs.serverd import batching
-from clipperfs.serverd.batching import BatchLimit, DeadlineQueue
+from clipperfs.serverd.batching import BatchLimit, DeadlineQueue, bearable_rows
 from clipperfs.serverd.pending import DeadlineLanes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ class FakeQuery:
     packed: bytes = b"12345678"
     is_done: bool = False
     is_gone: bool = False
-    slo_s: float = field(default=1.0)
+    app: str = "a"
 
 
 def queue_of(*queries: FakeQuery) -> DeadlineQueue:
@@ -33,7 +33,7 @@ def queue_of(*queries: FakeQuery) -> DeadlineQueue:
 
 
 def put(queue: Any, query: FakeQuery) -> None:
-    queue.put(query, query.deadline - query.arrived)
+    queue.put(query, query.app)
 
 
 def drive(limit: BatchLimit, cost_s: float, budget_s: float, rounds: int) -> list[int]:
@@ -97,7 +97,7 @@ def test_lower_ceiling_holds_at_once() -> None:
 
 queries = st.lists(
     st.builds(
-        lambda arrived, slo, done, gone: FakeQuery(arrived, arrived + slo, b"x" * 8, done, gone),
+        lambda arrived, slo, done, gone: FakeQuery(arrived, arrived + slo, b"x" * 8, done, gone, f"app{slo}"),
         st.integers(0, 50),
         st.sampled_from([1, 5, 20]),
         st.booleans(),
@@ -108,20 +108,54 @@ queries = st.lists(
 
 
 @given(queries, st.integers(1, 10))
-def test_batches_come_in_the_order_of_the_deadlines_and_nothing_is_lost(items: list[FakeQuery], limit: int) -> None:
+def test_nothing_is_lost_and_what_fits_into_a_batch_comes_by_deadline(items: list[FakeQuery], limit: int) -> None:
     queue = queue_of(*items)
     taken: list[Any] = []
     passed: list[Any] = []
     while queue.rows:
+        fits = queue.rows <= limit
         batch, doomed = queue.take(limit, 0.0)
         assert len(batch) <= limit
+        if fits:
+            assert [query.deadline for query in batch] == sorted(query.deadline for query in batch)
+        for app in {query.app for query in batch}:
+            order = [query.arrived for query in batch if query.app == app]
+            assert order == sorted(order)
         taken += batch
         passed += doomed
-    assert [query.deadline for query in taken] == sorted(query.deadline for query in taken)
     wanted = [query for query in items if not query.is_done]
     assert {id(query) for query in taken} == {id(query) for query in wanted if not query.is_gone}
     assert {id(query) for query in passed} == {id(query) for query in wanted if query.is_gone}
     assert queue.size_bytes == 0
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 60), min_size=2), st.integers(4, 32))
+def test_under_pressure_every_application_gets_its_part(waiting: dict[str, int], limit: int) -> None:
+    queue = queue_of(*(FakeQuery(0, 1 + ord(app), app=app) for app, count in waiting.items() for _ in range(count)))
+    batch, _ = queue.take(limit, 0.0)
+    assert len(batch) == min(limit, sum(waiting.values()))
+    for app, count in waiting.items():
+        got = sum(1 for query in batch if query.app == app)  # type: ignore[attr-defined]
+        assert got >= min(count, limit // len(waiting))
+
+
+def test_application_that_fills_the_queue_leaves_room_for_another() -> None:
+    queue = queue_of(*(FakeQuery(0, 1, app="greedy") for _ in range(10)))
+    assert queue.is_full_for("greedy", 10)
+    assert not queue.is_full_for("modest", 10)
+    for _ in range(5):
+        assert not queue.is_full_for("modest", 10)
+        put(queue, FakeQuery(0, 1, app="modest"))
+    assert queue.is_full_for("modest", 10)
+    assert queue.is_full_for("greedy", 10)
+
+
+def test_queue_is_bounded_by_what_can_be_answered_in_time() -> None:
+    assert bearable_rows(32, 0.0, 1, 0.1) == batching.MAX_QUEUED
+    assert bearable_rows(32, 0.010, 1, 0.1) == 256
+    assert bearable_rows(32, 0.010, 2, 0.1) == 512
+    assert bearable_rows(32, 10.0, 1, 0.1) == 64
+    assert bearable_rows(512, 0.0001, 4, 10.0) == batching.MAX_QUEUED
 
 
 def test_query_that_cannot_make_it_is_passed_over_only_under_pressure() -> None:
@@ -142,13 +176,13 @@ def test_batch_ends_before_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> N
 def test_queue_is_full_by_number_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_QUEUED", 2)
     queue = queue_of(FakeQuery(0, 1))
-    states = [queue.is_full]
+    assert not queue.is_full_for("a", 100)
     put(queue, FakeQuery(0, 1))
-    states.append(queue.is_full)
-    assert states == [False, True]
+    assert queue.is_full_for("a", 100)
     monkeypatch.setattr(batching, "MAX_QUEUED", 100)
-    monkeypatch.setattr(batching, "MAX_QUEUED_BYTES", 16)
-    assert queue.is_full
+    monkeypatch.setattr(batching, "MAX_QUEUED_BYTES", 8)
+    assert queue.is_full_for("a", 100)
+    assert queue.is_full_for("b", 100)
 
 
 def test_expired_queries_at_the_heads_make_room() -> None:

@@ -1,0 +1,257 @@
+"""The open loop: sends each query when it is due, on whichever connection is free, and notes what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import perf_counter
+from typing import Any
+
+import httptools
+
+from clipperfs.bench.plan import LoadPlan, Sample, empty_sample, request_head
+from clipperfs.errors import DaemonNotRunning, ServingError
+
+CATCH_UP_S = 0.0005
+"""A query that is due within this time is sent now: timers are not more precise."""
+
+
+class LoadFailed(ServingError):
+    """Not one query of a load run was answered."""
+
+
+class _Connection(asyncio.Protocol):
+    """One connection with at most one query out."""
+
+    def __init__(self, load: _Load) -> None:
+        self._load = load
+        self._transport: Any = None
+        self._parser: Any = None
+        self._body = bytearray()
+        self.due_s = -1.0
+        """When the query that is out was due; below 0: none is."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._parser = httptools.HttpResponseParser(self)
+
+    def send(self, request: bytes, due_s: float) -> None:
+        """Send a query."""
+        self.due_s = due_s
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._load.fail(self, f"not HTTP: {error}")
+            self._transport.abort()
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the reply's body has come."""
+        self._body += data
+
+    def on_message_complete(self) -> None:
+        """The reply is whole."""
+        body, self._body = bytes(self._body), bytearray()
+        status, stays = self._parser.get_status_code(), self._parser.should_keep_alive()
+        self._parser = httptools.HttpResponseParser(self)
+        self._load.take(self, status, body, stays)
+        if not stays:
+            self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._load.lose(self, "the connection was reset" if error else "the connection was closed")
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Load:
+    """The state of one run."""
+
+    def __init__(self, plan: LoadPlan, on_second: Callable[[int, int], None] | None) -> None:
+        self.plan = plan
+        self.sample = empty_sample()
+        self._requests = [request_head(plan, len(body)) + body for body in plan.bodies]
+        self._free: deque[_Connection] = deque()
+        self._all: set[_Connection] = set()
+        self._waiting: deque[tuple[int, float]] = deque()
+        self._due = plan.due_times()
+        self._next = 0
+        self._open = 0
+        self._on_second = on_second
+        self._told_s = 0
+        self._start = 0.0
+        self._is_over = False
+        self._done = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> Sample:
+        """Send everything, wait for the answers, return what came of it."""
+        loop = asyncio.get_running_loop()
+        opened = await asyncio.gather(*(self._connect() for _ in range(self.plan.connections)), return_exceptions=True)
+        if not self._free:
+            error = next((one for one in opened if isinstance(one, BaseException)), None)
+            raise DaemonNotRunning(
+                f"nothing answers at {self.plan.host}:{self.plan.port}: {error}",
+                hint="start a daemon with: clipperfs start",
+            )
+        self._start = perf_counter()
+        loop.call_soon(self._tick)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._done.wait(), self._due[-1] + self.plan.timeout_s)
+        sample = self.finish()
+        await asyncio.sleep(0)  # for the connections to close
+        return sample
+
+    def finish(self) -> Sample:
+        """End the run, however far it is."""
+        self._is_over = True
+        now_s = perf_counter() - self._start if self._start else 0.0
+        self.sample.elapsed_s = min(now_s, self.plan.warm_up_s + self.plan.seconds)
+        self.sample.unfinished = self._open
+        for task in self._tasks:
+            task.cancel()
+        for connection in list(self._all):
+            connection.abort()
+        return self.sample
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: _Connection(self), self.plan.host, self.plan.port)
+        self._all.add(connection)
+        self._release(connection)
+
+    def _tick(self) -> None:
+        """Send what is due; come back when the next query is."""
+        if self._is_over:
+            return
+        now_s = perf_counter() - self._start
+        due, sample = self._due, self.sample
+        while self._next < len(due) and due[self._next] <= now_s + CATCH_UP_S:
+            due_s = min(due[self._next], now_s)  # what is sent a moment early counts from then
+            sample.late_s = max(sample.late_s, now_s - due_s)
+            self._open += 1
+            sample.sent += 1
+            if self._free:
+                self._free.popleft().send(self._requests[self._next % len(self._requests)], due_s)
+            else:
+                self._waiting.append((self._next, due_s))
+            self._next += 1
+        if self._on_second is not None and now_s >= self._told_s + 1:
+            self._told_s = int(now_s)
+            self._on_second(self._told_s, len(sample.latency_s))
+        if self._next < len(due):
+            asyncio.get_running_loop().call_later(max(0.0, due[self._next] - now_s), self._tick)
+        else:
+            self._end_if_done()
+
+    def take(self, connection: _Connection, status: int, body: bytes, stays: bool) -> None:
+        """Note an answer."""
+        due_s, connection.due_s = connection.due_s, -1.0
+        if due_s < 0:
+            return
+        self._open -= 1
+        if status != 200:
+            self._count(self.sample.failures, due_s, f"status {status}")
+        else:
+            if due_s >= self.plan.warm_up_s:
+                self.sample.due_s.append(due_s)
+                self.sample.latency_s.append(perf_counter() - self._start - due_s)
+            if b'"default":true' in body:
+                self._count(self.sample.defaults, due_s, _explanation(body))
+        if stays:
+            self._release(connection)
+        self._end_if_done()
+
+    def fail(self, connection: _Connection, what: str) -> None:
+        """Note that a query has no answer."""
+        due_s, connection.due_s = connection.due_s, -1.0
+        if due_s >= 0:
+            self._open -= 1
+            self._count(self.sample.failures, due_s, what)
+            self._end_if_done()
+
+    def lose(self, connection: _Connection, what: str) -> None:
+        """Replace a connection that has gone."""
+        if self._is_over:
+            return
+        self.fail(connection, what)
+        self._all.discard(connection)
+        with suppress(ValueError):
+            self._free.remove(connection)
+        task = asyncio.get_running_loop().create_task(self._replace())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _replace(self) -> None:
+        while not self._is_over:
+            try:
+                await self._connect()
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+    def _release(self, connection: _Connection) -> None:
+        if self._waiting and not self._is_over:
+            number, due_s = self._waiting.popleft()
+            connection.send(self._requests[number % len(self._requests)], due_s)
+        else:
+            self._free.append(connection)
+
+    def _count(self, counts: dict[str, int], due_s: float, what: str) -> None:
+        if due_s >= self.plan.warm_up_s:
+            counts[what] = counts.get(what, 0) + 1
+
+    def _end_if_done(self) -> None:
+        if self._next >= len(self._due) and self._open == 0:
+            self._done.set()
+
+
+def _explanation(body: bytes) -> str:
+    try:
+        return str(json.loads(body).get("default_explanation"))[:200]
+    except ValueError:
+        return "a reply that is not JSON"
+
+
+def run_load(plan: LoadPlan, on_second: Callable[[int, int], None] | None = None) -> Sample:
+    """Send the queries of a plan, and return what came of them. Ctrl-C ends the run early and keeps what there is.
+
+    Args:
+        plan: what to send, and when.
+        on_second: called about once a second with the seconds since the start and the answers so far.
+
+    Raises:
+        DaemonNotRunning: nothing listens there.
+    """
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    load: _Load | None = None
+
+    async def live() -> Sample:
+        nonlocal load
+        load = _Load(plan, on_second)
+        return await load.run()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        try:
+            return runner.run(live())
+        except KeyboardInterrupt:
+            if load is None:
+                raise
+            sample = load.sample
+            sample.interrupted = True
+            sample.elapsed_s = max(sample.due_s, default=plan.warm_up_s)
+            return sample

@@ -1,0 +1,104 @@
+"""What a load run sends, when, and what it keeps of each answer. Pure."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_RATE = 200_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """One run. ``rate`` is in queries a second; an open loop keeps to it however slow the answers are."""
+
+    host: str
+    port: int
+    path: str
+    bodies: Sequence[bytes]
+    """Complete request bodies, sent in turn."""
+    rate: float
+    seconds: float
+    warm_up_s: float = 1.0
+    connections: int = 64
+    timeout_s: float = 10.0
+    poisson: bool = False
+    """Random gaps, as independent clients have, instead of even ones."""
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= MAX_RATE:
+            raise ValueError(f"a rate is above 0 and at most {MAX_RATE:,.0f} queries a second")
+        if self.seconds <= 0 or self.warm_up_s < 0:
+            raise ValueError("a run takes some time")
+        if not self.bodies or self.connections < 1:
+            raise ValueError("a run needs a body and a connection")
+
+    def due_times(self) -> list[float]:
+        """Return when each query is due, in seconds from the start, the warm-up's first."""
+        span_s = self.warm_up_s + self.seconds
+        if not self.poisson:
+            return [number / self.rate for number in range(max(1, int(span_s * self.rate)))]
+        source = random.Random(self.seed)  # noqa: S311  (gaps, not secrets)
+        times: list[float] = []
+        now = source.expovariate(self.rate)
+        while now < span_s:
+            times.append(now)
+            now += source.expovariate(self.rate)
+        return times or [0.0]
+
+
+@dataclass(slots=True)
+class Sample:
+    """What came of the queries of a run. Lists go together: one place for each answer, times in seconds."""
+
+    due_s: list[float]
+    latency_s: list[float]
+    """From the moment the query was due, not from when it was sent: time spent waiting for a connection counts."""
+    defaults: dict[str, int]
+    """Default outputs, by their explanation."""
+    failures: dict[str, int]
+    """Queries without an answer, or with another status than 200, by what happened."""
+    sent: int = 0
+    unfinished: int = 0
+    late_s: float = 0.0
+    """How far the generator itself fell behind its schedule at worst."""
+    elapsed_s: float = 0.0
+    interrupted: bool = False
+
+
+def empty_sample() -> Sample:
+    """Return a sample of nothing."""
+    return Sample([], [], {}, {})
+
+
+def request_head(plan: LoadPlan, size: int) -> bytes:
+    """Return the head of a request with a body of ``size`` bytes."""
+    host = f"[{plan.host}]" if ":" in plan.host else plan.host
+    return (
+        f"POST {plan.path} HTTP/1.1\r\nHost: {host}:{plan.port}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {size}\r\n\r\n"
+    ).encode("ascii")
+
+
+def random_bodies(input_type: str, size: int, count: int, seed: int = 1) -> list[bytes]:
+    """Return ``count`` different request bodies with inputs of ``size`` elements of an application's input type."""
+    source = random.Random(seed)  # noqa: S311  (inputs, not secrets)
+    bodies = []
+    for number in range(count):
+        value: Any
+        if input_type == "ints":
+            value = [number, *(source.randrange(256) for _ in range(size - 1))]
+        elif input_type in ("floats", "doubles"):
+            value = [round(source.random(), 4) for _ in range(size)]
+        elif input_type == "bytes":
+            import base64
+
+            value = base64.b64encode(source.randbytes(size)).decode()
+        else:
+            value = f"{number} " + "x" * max(0, size - 8)
+        bodies.append(json.dumps({"input": value}, separators=(",", ":")).encode())
+    return bodies

@@ -1,0 +1,177 @@
+"""Bodies that are not plain JSON: compressed ones, and inputs as raw little-endian numbers or bytes. Pure.
+
+The headers that describe a raw body, beside ``Content-Type: application/octet-stream`` (or image/, audio/, video/):
+
+    Clipperfs-Dtype: float32      the elements' type; the application's when it is left out
+    Clipperfs-Shape: 784          elements of one input, or rows and elements: 32,784; one input when it is left out
+    Clipperfs-Version: v2         a version or an alias, as the body's "version" does in JSON
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from .query import MAX_BATCH_INPUTS, QUERY_ERROR, BadQueryError, InputCodec
+
+RAW_TYPES: Final = (b"application/octet-stream", b"image/", b"audio/", b"video/")
+DTYPES: Final[Mapping[str, tuple[bytes, ...]]] = {
+    "ints": (b"int32", b"<i4"),
+    "floats": (b"float32", b"<f4"),
+    "doubles": (b"float64", b"<f8"),
+    "bytes": (b"uint8", b"int8", b"|u1", b"|i1"),
+    "strings": (),
+}
+"""What ``Clipperfs-Dtype`` may say for each input type; the first is how it is called in messages."""
+SHAPE: Final = re.compile(rb"[0-9]{1,10}( ?, ?[0-9]{1,10})?")
+BODY_ERROR: Final = "Body error"
+"""The value of ``error`` when a body cannot be decompressed."""
+
+
+class BadBodyError(Exception):
+    """A compressed body cannot be read: the status and the cause of the reply."""
+
+    def __init__(self, status: int, cause: str) -> None:
+        super().__init__(cause)
+        self.status = status
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class BodyForm:
+    """What the headers say of a body. Empty fields were not given."""
+
+    encoding: bytes = b""
+    is_raw: bool = False
+    dtype: bytes = b""
+    shape: bytes = b""
+    version: bytes = b""
+
+
+def read_form(headers: Mapping[bytes, bytes]) -> BodyForm | None:
+    """Return what the headers (names in lower case) say of the body, or None when it is plain JSON."""
+    encoding = headers.get(b"content-encoding", b"").strip().lower()
+    kind = headers.get(b"content-type", b"").strip().lower()
+    form = BodyForm(
+        encoding=b"" if encoding == b"identity" else encoding,
+        is_raw=kind.startswith(RAW_TYPES),
+        dtype=headers.get(b"clipperfs-dtype", b"").strip().lower(),
+        shape=headers.get(b"clipperfs-shape", b"").strip(),
+        version=headers.get(b"clipperfs-version", b"").strip(),
+    )
+    return None if form == BodyForm() else form
+
+
+def decompress(body: bytes, encoding: bytes, limit_bytes: int) -> bytes:
+    """Return a body as it was before it was compressed. Takes time: not for large bodies on the loop.
+
+    Raises:
+        BadBodyError: with 413 for more than ``limit_bytes``, 400 for bytes that are not of this encoding or cut short,
+            415 for an encoding that is not known here.
+    """
+    if encoding in (b"gzip", b"x-gzip"):
+        return _gunzip(body, limit_bytes)
+    if encoding == b"zstd":
+        return _unzstd(body, limit_bytes)
+    raise BadBodyError(415, f"the Content-Encoding {encoding.decode('ascii', 'backslashreplace')} is not known: "
+                            "gzip and zstd are")  # fmt: skip
+
+
+def _gunzip(body: bytes, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    left, rest = limit_bytes, body
+    try:
+        while rest:  # a gzip body may have several members (RFC 1952 §2.2)
+            member = zlib.decompressobj(wbits=31)
+            part = member.decompress(rest, left + 1)
+            if len(part) > left:
+                raise _too_large(limit_bytes)
+            if not member.eof:
+                raise BadBodyError(400, "the gzip body is cut short")
+            parts.append(part)
+            left -= len(part)
+            rest = member.unused_data
+    except zlib.error as error:
+        raise BadBodyError(400, f"the body is not gzip: {error}") from None
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _unzstd(body: bytes, limit_bytes: int) -> bytes:
+    try:
+        import zstandard
+    except ImportError:
+        raise BadBodyError(415, "zstd bodies need the package zstandard: pip install 'clipperfs[zstd]'") from None
+    try:
+        decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        # The reader can be stopped at a size, but does not notice an end that is missing; decompressobj does.
+        size = len(decoder.stream_reader(body, read_across_frames=True).read(limit_bytes + 1))
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        parts: list[bytes] = []
+        rest = body
+        while rest:
+            frame = decoder.decompressobj()
+            parts.append(frame.decompress(rest))
+            if not frame.eof:
+                raise BadBodyError(400, "the zstd body is cut short")
+            rest = frame.unused_data
+    except zstandard.ZstdError as error:
+        raise BadBodyError(400, f"the body is not zstd: {error}") from None
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit_bytes: int) -> BadBodyError:
+    return BadBodyError(413, f"the body is larger than {limit_bytes} bytes when it is decompressed")
+
+
+def raw_inputs(body: bytes, form: BodyForm, codec: InputCodec) -> list[bytes] | bytes:
+    """Return the packed inputs of a raw body: a list when the shape has rows, else the one input.
+
+    Raises:
+        BadQueryError: says what does not fit, and what would.
+    """
+    names = DTYPES[codec.input_type]
+    if form.dtype and form.dtype not in names:
+        expected = f"{names[0].decode()} is expected" if names else "none is expected: the input is UTF-8 text"
+        raise BadQueryError(
+            QUERY_ERROR,
+            f"Clipperfs-Dtype says {form.dtype.decode('ascii', 'backslashreplace')}; for {codec.input_type} {expected}",
+        )
+    if codec.input_type == "strings":
+        _check_text(body)
+    if len(body) % codec.element_bytes:
+        raise BadQueryError(
+            QUERY_ERROR,
+            f"the body has {len(body)} bytes, which is no whole number of {names[0].decode()} elements",
+        )
+    if not form.shape:
+        return body
+    if SHAPE.fullmatch(form.shape) is None:
+        shown = form.shape[:40].decode("ascii", "backslashreplace")
+        raise BadQueryError(QUERY_ERROR, f"Clipperfs-Shape is ELEMENTS, or ROWS,ELEMENTS, not {shown}")
+    *rows, elements = (int(number) for number in form.shape.split(b","))
+    count = rows[0] if rows else 1
+    size = elements * codec.element_bytes
+    if count * size != len(body):
+        raise BadQueryError(
+            QUERY_ERROR, f"the body has {len(body)} bytes; the shape {form.shape.decode()} needs {count * size}"
+        )
+    if not rows:
+        return body
+    if not count:
+        raise BadQueryError(QUERY_ERROR, "a shape must not have 0 rows")
+    if count > MAX_BATCH_INPUTS:
+        raise BadQueryError(QUERY_ERROR, f"a body must not have more than {MAX_BATCH_INPUTS} rows")
+    if codec.input_type == "strings" and count > 1:
+        raise BadQueryError(QUERY_ERROR, "several texts are sent as JSON, in input_batch")
+    return [body[start : start + size] for start in range(0, len(body), size)] if size else [b""] * count
+
+
+def _check_text(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise BadQueryError(QUERY_ERROR, f"the body is not UTF-8 text: {error}") from None

@@ -1,0 +1,139 @@
+"""The load generator against servers that answer, stall, reset and refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from click.testing import CliRunner
+
+from clipperfs.bench import LoadPlan, run_load, summarise
+from clipperfs.cli.root import clipperfs
+from clipperfs.errors import DaemonNotRunning
+from tests.integration.frontend_rig import Rig
+
+
+def reply(body: bytes, status: str = "200 OK") -> bytes:
+    return b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status.encode(), len(body), body)
+
+
+@contextmanager
+def serving(answer: Callable[[int], bytes | float | None]) -> Iterator[int]:
+    """Serve on a port: ``answer`` gives the raw reply to the nth request, a pause before it, or None to reset."""
+    ready = threading.Event()
+    port: list[int] = []
+    stop: list[Callable[[], object]] = []
+
+    async def live() -> None:
+        count = 0
+
+        async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal count
+            try:
+                while head := await reader.readuntil(b"\r\n\r\n"):
+                    size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                    await reader.readexactly(size)
+                    count += 1
+                    found = answer(count)
+                    if isinstance(found, float):
+                        await asyncio.sleep(found)
+                        found = reply(b'{"default":false}')
+                    if found is None:
+                        writer.transport.abort()
+                        return
+                    writer.write(found)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                pass
+            finally:
+                writer.close()
+
+        server = await asyncio.start_server(client, "127.0.0.1", 0)
+        port.append(server.sockets[0].getsockname()[1])
+        over = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stop.append(lambda: loop.call_soon_threadsafe(over.set))
+        ready.set()
+        await over.wait()
+        server.close()
+        await asyncio.sleep(0.05)  # for the last connections to close
+
+    thread = threading.Thread(target=lambda: asyncio.run(live()))
+    thread.start()
+    ready.wait(5)
+    try:
+        yield port[0]
+    finally:
+        stop[0]()
+        thread.join(5)
+
+
+def plan(port: int, **changes: object) -> LoadPlan:
+    settings: dict[str, object] = {
+        "host": "127.0.0.1", "port": port, "path": "/a/predict", "bodies": [b"{}"], "rate": 200.0, "seconds": 0.5,
+        "warm_up_s": 0.0, "connections": 4, "timeout_s": 5.0,
+    }  # fmt: skip
+    return LoadPlan(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_every_query_is_sent_and_answered() -> None:
+    with serving(lambda count: reply(b'{"default":false}')) as port:
+        sample = run_load(plan(port))
+    assert (sample.sent, len(sample.latency_s), sample.unfinished, sample.failures) == (100, 100, 0, {})
+
+
+def test_stall_of_the_server_counts_for_every_query_that_was_due_in_it() -> None:
+    with serving(lambda count: 0.4 if count == 20 else reply(b"{}")) as port:
+        sample = run_load(plan(port, connections=1, seconds=1.0))
+    slow = sum(1 for latency in sample.latency_s if latency > 0.1)
+    assert 50 < slow < 120, "a closed loop would have seen one"
+
+
+def test_reset_is_a_failure_of_one_query_and_the_connection_is_replaced() -> None:
+    with serving(lambda count: None if count == 10 else reply(b"{}")) as port:
+        sample = run_load(plan(port, connections=1))
+    assert sum(sample.failures.values()) == 1
+    assert len(sample.latency_s) == 99
+
+
+def test_refusals_and_default_outputs_are_told_apart() -> None:
+    default = b'{"default":true,"default_explanation":"too late"}'
+    with serving(lambda count: reply(default) if count % 2 else reply(b"{}", "503 Busy")) as port:
+        sample = run_load(plan(port))
+    assert sample.defaults == {"too late": 50}
+    assert sample.failures == {"status 503": 50}
+
+
+def test_server_that_never_answers_ends_the_run_at_its_time() -> None:
+    with serving(lambda count: 60.0) as port:
+        sample = run_load(plan(port, seconds=0.2, timeout_s=0.3))
+    assert sample.unfinished == 40
+    assert summarise(plan(port), sample, 0.1).within_slo == 0
+
+
+def test_nothing_listening_says_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(DaemonNotRunning, match="nothing answers"):
+            run_load(plan(taken.getsockname()[1]))
+
+
+def test_command_measures_a_frontend() -> None:
+    with Rig() as rig:
+        rig.serve(rig.start_peer())
+        arguments = ["bench", "app", "[1, 2]", "--rate", "100", "--duration", "500ms", "--warm-up", "100ms"]
+        arguments += ["--url", f"http://127.0.0.1:{rig.port}"]
+        result = CliRunner().invoke(clipperfs, [*arguments, "--json"])
+        shown = CliRunner().invoke(clipperfs, arguments)
+        missing = CliRunner().invoke(clipperfs, ["bench", "none", *arguments[2:]])
+    report = json.loads(result.stdout)
+    assert result.exit_code == 0, result.output
+    assert (report["answered"], report["failures"], report["defaults"]) == (50, {}, {})
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["max"]
+    assert "p99.9" in shown.output
+    assert missing.exit_code == 1
+    assert "status 404" in missing.output

@@ -1,0 +1,122 @@
+"""Bodies that are not plain JSON: what headers say of them, decompression within limits, raw inputs."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+
+import pytest
+import zstandard
+from clipperfs.serverd.form import BadBodyError, BodyForm, decompress, raw_inputs, read_form
+from clipperfs.serverd.query import CODECS, BadQueryError
+from hypothesis import given
+from hypothesis import strategies as st
+
+ENCODERS = {b"gzip": gzip.compress, b"zstd": zstandard.ZstdCompressor().compress}
+
+
+def test_plain_json_has_no_form() -> None:
+    assert read_form({}) is None
+    assert read_form({b"content-type": b"text/plain"}) is None
+    assert read_form({b"content-encoding": b"identity"}) is None
+
+
+def test_raw_body_is_known_by_its_content_type() -> None:
+    form = read_form({b"content-type": b"Image/png", b"clipperfs-dtype": b" UINT8 "})
+    assert form == BodyForm(is_raw=True, dtype=b"uint8")
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+@given(body=st.binary(max_size=5000))
+def test_compressed_body_comes_out_as_it_went_in(encoding: bytes, body: bytes) -> None:
+    assert decompress(ENCODERS[encoding](body), encoding, 5000) == body
+
+
+def test_gzip_of_several_members_is_one_body() -> None:
+    assert decompress(gzip.compress(b"one") + gzip.compress(b"two"), b"gzip", 100) == b"onetwo"
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+def test_bomb_is_refused_at_the_limit(encoding: bytes) -> None:
+    bomb = ENCODERS[encoding](b"\0" * 50_000_000)
+    with pytest.raises(BadBodyError, match="larger than 1000000 bytes") as caught:
+        decompress(bomb, encoding, 1_000_000)
+    assert caught.value.status == 413
+
+
+def test_zstd_of_several_frames_is_one_body() -> None:
+    pack = zstandard.ZstdCompressor(write_content_size=False).compressobj
+    frames = b"".join(one.compress(b"part") + one.flush() for one in (pack(), pack()))
+    assert decompress(frames, b"zstd", 100) == b"partpart"
+
+
+def test_limit_counts_all_members_together() -> None:
+    with pytest.raises(BadBodyError, match="larger than 1000 bytes"):
+        decompress(gzip.compress(b"x" * 600) * 2, b"gzip", 1000)
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+@pytest.mark.parametrize("damage", ["cut", "garbage", "tail"])
+def test_damaged_body_is_a_bad_request(encoding: bytes, damage: str) -> None:
+    whole = ENCODERS[encoding](b"hello " * 1000)
+    body = {"cut": whole[: len(whole) // 2], "garbage": b"not at all", "tail": whole + b"tail"}[damage]
+    with pytest.raises(BadBodyError) as caught:
+        decompress(body, encoding, 100_000)
+    assert caught.value.status == 400
+
+
+@given(st.binary(max_size=200), st.sampled_from(sorted(ENCODERS)))
+def test_any_bytes_end_in_a_body_or_a_refusal(body: bytes, encoding: bytes) -> None:
+    try:
+        decompress(body, encoding, 10_000)
+    except BadBodyError as error:
+        assert error.status in (400, 413)
+
+
+def test_unknown_encoding_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(BadBodyError, match="gzip and zstd") as caught:
+        decompress(b"", b"br", 10)
+    assert caught.value.status == 415
+
+
+def test_raw_body_is_one_input_or_rows() -> None:
+    body = struct.pack("<6f", *range(6))
+    codec = CODECS["floats"]
+    assert raw_inputs(body, BodyForm(is_raw=True), codec) == body
+    assert raw_inputs(body, BodyForm(is_raw=True, shape=b"6"), codec) == body
+    assert raw_inputs(body, BodyForm(is_raw=True, shape=b"2, 3", dtype=b"float32"), codec) == [body[:12], body[12:]]
+    assert raw_inputs(b"\x89PNG", BodyForm(is_raw=True), CODECS["bytes"]) == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "form", "says"),
+    [
+        ("floats", b"x" * 8, BodyForm(dtype=b"float64"), "for floats float32 is expected"),
+        ("floats", b"x" * 7, BodyForm(), "no whole number of float32 elements"),
+        ("doubles", b"x" * 16, BodyForm(shape=b"3"), "the shape 3 needs 24"),
+        ("doubles", b"x" * 16, BodyForm(shape=b"2,2"), "the shape 2,2 needs 32"),
+        ("doubles", b"x" * 16, BodyForm(shape=b"1,1,2"), "not 1,1,2"),
+        ("doubles", b"x" * 16, BodyForm(shape=b"-1"), "not -1"),
+        ("doubles", b"", BodyForm(shape=b"0,4"), "0 rows"),
+        ("bytes", b"x" * 99_999, BodyForm(shape=b"99999,1"), "more than 16384 rows"),
+        ("strings", b"\xff", BodyForm(), "not UTF-8"),
+        ("strings", b"ab", BodyForm(dtype=b"uint8"), "none is expected"),
+    ],
+)
+def test_raw_body_that_does_not_fit_is_explained(kind: str, body: bytes, form: BodyForm, says: str) -> None:
+    with pytest.raises(BadQueryError, match=says):
+        raw_inputs(body, form, CODECS[kind])
+
+
+@given(st.binary(max_size=64), st.binary(max_size=12), st.binary(max_size=12), st.sampled_from(sorted(CODECS)))
+def test_any_raw_body_is_inputs_of_whole_elements_or_a_refusal(
+    body: bytes, shape: bytes, dtype: bytes, kind: str
+) -> None:
+    codec = CODECS[kind]
+    try:
+        inputs = raw_inputs(body, BodyForm(is_raw=True, shape=shape, dtype=dtype), codec)
+    except BadQueryError:
+        return
+    rows = inputs if isinstance(inputs, list) else [inputs]
+    assert b"".join(rows) == body
+    assert all(len(row) % codec.element_bytes == 0 for row in rows)

@@ -1,4 +1,4 @@
-"""The daemon with a guard: each storage call is written down, with the thread that made it and whether a loop runs there.
+"""The daemon with a guard: each storage call is noted, with the thread that made it and whether a loop runs there.
 
 Started in place of ``clipperfs.serverd`` by ``test_loop.py``.
 """

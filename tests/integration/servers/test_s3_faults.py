@@ -25,7 +25,7 @@ def proxy(server: S3Server) -> Iterator[FaultProxy]:
         yield running
 
 
-@pytest.mark.parametrize("mode", ["late", "reset", "cut", "503", "lost", "hang"])
+@pytest.mark.parametrize("mode", ["late", "reset", "cut", "stall", "500", "503", "lost", "hang"])
 def test_reading_is_tried_again(server: S3Server, proxy: FaultProxy, prefix: str, mode: Mode) -> None:
     store = server.store(prefix, proxy.url, limits=QUICK)
     assert store.read("warm", limit_bytes=9) is None  # making the first client takes long on a busy host
@@ -89,7 +89,7 @@ def test_refusing_server_is_given_up_with_its_own_words(server: S3Server, proxy:
     assert len(proxy.requests) > 3
 
 
-@pytest.mark.parametrize("mode", ["reset", "503", "lost", "cut"])
+@pytest.mark.parametrize("mode", ["reset", "500", "503", "lost", "cut", "stall"])
 def test_record_is_written_once_whatever_the_answer(
     server: S3Server, proxy: FaultProxy, prefix: str, tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,8 +122,11 @@ class FaultProxy:
         }
         if b"100-continue" in headers.get(b"expect", b"").lower():
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        missing = int(headers.get(b"content-length", b"0")) - len(rest)
-        body = rest + _read_exactly(connection, missing)
+        if b"chunked" in headers.get(b"transfer-encoding", b"").lower():
+            body = _read_chunked(connection, rest)
+        else:
+            missing = int(headers.get(b"content-length", b"0")) - len(rest)
+            body = rest + _read_exactly(connection, missing)
         mode, delay_s = self._take(method, path)
         if mode == "hang":
             self._closed.wait(LONGEST_S)
@@ -192,6 +195,28 @@ def _read_exactly(connection: socket.socket, count: int) -> bytes:
         chunks.append(chunk)
         count -= len(chunk)
     return b"".join(chunks)
+
+
+def _read_chunked(connection: socket.socket, rest: bytes) -> bytes:
+    """Return a body in chunks as it is spelled, up to its end; without trailers."""
+    data = bytearray(rest)
+    at = 0
+    while True:
+        while (end := data.find(b"\r\n", at)) < 0:
+            data += _read_some(connection)
+        size_bytes = int(data[at:end].partition(b";")[0], 16)
+        at = end + 2 + size_bytes + 2
+        while len(data) < at:
+            data += _read_some(connection)
+        if size_bytes == 0:
+            return bytes(data)
+
+
+def _read_some(connection: socket.socket) -> bytes:
+    chunk = connection.recv(1 << 16)
+    if not chunk:
+        raise ConnectionResetError("the client went away")
+    return chunk
 
 
 def _break(connection: socket.socket) -> None:

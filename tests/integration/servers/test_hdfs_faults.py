@@ -54,9 +54,10 @@ def open_hdfs(url: str) -> HdfsStore:
 
 @contextlib.contextmanager
 def impatient() -> Iterator[None]:
-    """Let whoever opens a store in this block wait for no longer than the test wants to."""
+    """Let whoever opens or uses a store in this block wait for no longer than the test wants to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clipperfs.store.hdfs_web.CALL_S", CALL_S)
+        patch.setattr("clipperfs.store.hdfs_web.DATA_S", DATA_S)
         yield
 
 
@@ -67,10 +68,9 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
 
 
 @pytest.fixture
-def wires(hdfs: Hdfs, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wires]:
+def wires(hdfs: Hdfs) -> Iterator[Wires]:
     if hdfs.web_url is None:
         pytest.skip(hdfs.no_web)
-    monkeypatch.setattr("clipperfs.store.hdfs_web.DATA_S", DATA_S)
     address = hdfs.web_url.replace("webhdfs://", "http://")
     data_node = redirection(address)
     with (
@@ -152,7 +152,8 @@ def test_record_is_written_once_whatever_the_answer(wires: Wires, tmp_path: Path
     else:
         wires.name_node.meet(mode, method="PUT", path=f"op={where}")
     try:
-        registry.policy("m", {"replicas": 3})
+        with impatient():
+            registry.policy("m", {"replicas": 3})
     except StorageError as error:
         assert isinstance(error, StorageUnavailable) or "may or may not" in error.message, repr(error)
     wires.name_node.behave()

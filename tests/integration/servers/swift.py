@@ -158,10 +158,10 @@ def install() -> Path:
     """Return the environment that Swift is installed in, made when it is not there. Raises CannotStart."""
     if not (KEPT / "installed").exists():
         KEPT.parent.mkdir(mode=0o700, exist_ok=True)
-        pip = [KEPT / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(KEPT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         # Its source package needs a C library where there is no wheel.
         for command in (
-            [sys.executable, "-m", "venv", "--clear", KEPT],
+            [sys.executable, "-m", "venv", "--clear", str(KEPT)],
             [*pip, "--only-binary", "pyeclib", SWIFT, *BESIDE],
         ):
             try:

@@ -10,7 +10,7 @@ import secrets
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -101,7 +101,7 @@ def test_question_that_fails_is_unavailable_never_denied_nor_absent(wires: Wires
     assert open_hdfs(url).create("log/1", b"content of some length")
     with impatient():
         store = open_hdfs(url)
-    questions = [
+    questions: list[tuple[Callable[[], object], object]] = [
         (lambda: [entry.name for entry in store.list("log")], ["1"]),
         (lambda: store.stat("log/1") is not None, True),
         (lambda: store.read("log/1", limit_bytes=99), b"content of some length"),
@@ -167,7 +167,12 @@ def test_servers_that_stay_silent_are_given_up_in_time(wires: Wires) -> None:
     with impatient():
         store = open_hdfs(wires.url())
     wires.name_node.meet("hang", times=1000)
-    for call in (lambda: store.stat("a"), lambda: store.create("a", b"x"), lambda: list(store.list("a"))):
+    calls: list[Callable[[], object]] = [
+        lambda: store.stat("a"),
+        lambda: store.create("a", b"x"),
+        lambda: list(store.list("a")),
+    ]
+    for call in calls:
         began_s = time.monotonic()
         with pytest.raises(StorageUnavailable):
             call()

@@ -196,3 +196,65 @@ def test_death_or_error_at_every_system_call_leaves_old_or_new_and_rerun_complet
 def test_sweep_notices_a_writer_that_opens_its_slot_itself(tracer: Tracer, prepared: World) -> None:
     with pytest.raises(Exception, match=r"damaged|log of m|Finding"):
         sweep(tracer, prepared, PLANTED, offset=0, every=1)
+
+
+COMMANDS: dict[str, list[str]] = {
+    "publish": ["publish", "m", "new", "SOURCE"],
+    "activate": ["activate", "m", "2"],
+    "rollback": ["rollback", "m", "--to", "2"],
+    "seal": ["seal", "m", "3"],
+    "collect": ["gc"],
+}
+DEATHS = [
+    ("link", 1),
+    ("write", 9),
+    ("rename", 1),
+    ("fsync", 4),
+    ("link", 2),
+    ("unlink", 1),
+    ("mkdir", 1),
+    ("fsync", 1),
+]
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_command_that_is_killed_leaves_old_or_new_and_rerun_completes(
+    place: Path, prepared: World, tracer: Tracer, verb: str
+) -> None:
+    """The command line as it is started by people, with its hooks in processes of their own, which may die instead."""
+    before = without_evidence(prepared.see())
+    undisturbed = prepared.clone(place / f"undisturbed-{next(tracer.numbers)}")
+    assert command(undisturbed, verb).returncode == 0
+    after = without_evidence(undisturbed.see())
+    for call, at in DEATHS[: 2 * SCALE]:
+        world = prepared.clone(place / f"world-{next(tracer.numbers)}")
+        kill = ["strace", "-f", "-o", str(tracer.log), "-e", f"trace={TRACED}"]
+        ended = command(world, verb, *kill, "-e", f"inject={call}:signal=KILL:when={at}")
+        seen = without_evidence(world.see())
+        problem = judge(before, after, seen, in_place=False)
+        assert problem is None, f"{verb}, killed at {call} {at}, ended with {ended.returncode}: {problem}"
+        again = command(world, verb)
+        assert again.returncode == 0, f"{verb}, killed at {call} {at}: {again.stderr}"
+        assert without_evidence(world.see()) == after, f"{verb}, killed at {call} {at}"
+        world.remove()
+
+
+def command(world: World, verb: str, *before: str) -> subprocess.CompletedProcess[str]:
+    """Run a command on a registry; the source folder to publish is that of the clone."""
+    words = [str(world.source("new")) if word == "SOURCE" else word for word in COMMANDS[verb]]
+    settings = {"CLIPPERFS_REGISTRY": str(world.place / "registry"), "CLIPPERFS_CACHE_DIR": str(world.place / "cache")}
+    return subprocess.run(
+        [*before, sys.executable, "-m", "clipperfs.cli", *words],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def without_evidence(seen: Seen) -> Seen:
+    """Leave out what hooks measured, and who acted."""
+    kept = ("seq", "op", "state")
+    logs = {name: [{field: record[field] for field in kept} for record in log] for name, log in seen.logs.items()}
+    return Seen(logs, seen.versions)

@@ -45,13 +45,14 @@ def test_reading_is_tried_again(server: S3Server, proxy: FaultProxy, prefix: str
         assert len(proxy.requests) == (1 if mode == "late" else 2) or mode in ("cut", "stall")
 
 
-@pytest.mark.parametrize("mode", ["reset", "cut", "503", "lost"])
+@pytest.mark.parametrize("mode", ["reset", "cut", "stall", "500", "503", "lost"])
 def test_range_of_a_large_file_is_tried_again_on_its_own(
     server: S3Server, proxy: FaultProxy, prefix: str, tmp_path: Path, mode: Mode
 ) -> None:
     content = bytes(range(256)) * (10 << 12)
     (tmp_path / "large").write_bytes(content)
-    store = server.store(prefix, proxy.url)
+    limits = {"limits": CallLimits(connect_s=5, silence_s=4, attempt_s=8, budget_s=60)} if mode == "stall" else {}
+    store = server.store(prefix, proxy.url, **limits)
     proxy.meet(mode, method="PUT")
     store.upload(tmp_path / "large", "v/large")
     proxy.requests.clear()

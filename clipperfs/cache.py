@@ -195,7 +195,9 @@ class Cache:
                     os.unlink(part)
 
     def _drop(self, digest: Digest) -> bool:
-        descriptor = os.open(self._folder("locks") / digest, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self._folder("locks") / digest
+        with told_plainly("lock", str(path)):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             away = self.root / "versions" / f".evicted-{secrets.token_hex(8)}"
@@ -219,9 +221,12 @@ class Cache:
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        descriptor = os.open(self._folder(".") / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self._folder(".") / "lock"
+        with told_plainly("lock", str(path)):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, how)
+            with told_plainly("lock", str(path)):
+                fcntl.flock(descriptor, how)
             yield
         finally:
             os.close(descriptor)

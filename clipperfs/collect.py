@@ -204,12 +204,35 @@ def _is_claim(entry: Entry) -> bool:
 def _collect_claim(
     workspace: Workspace, key: str, entry: Entry, now: float, report: CollectReport, dry_run: bool
 ) -> None:
-    name = key.rpartition("/")[2]
-    if name.startswith(layout.CLAIM_PREFIX) and now - entry.modified_unix_s > STAGING_AGE_S:
+    folder, _, name = key.rpartition("/")
+    if name == layout.PUBLISHING_FILE:
+        _collect_publishing(workspace, folder, entry, now, report, dry_run)
+    elif name.startswith(layout.CLAIM_PREFIX) and now - entry.modified_unix_s > STAGING_AGE_S:
         report.stagings.append(key)
         report.freed_bytes += entry.size
         if not dry_run:
             workspace.store.delete(key)
+
+
+def _collect_publishing(
+    workspace: Workspace, folder: str, claim: Entry, now: float, report: CollectReport, dry_run: bool
+) -> None:
+    """Remove what a publisher in place left that died (``registry_layout.md`` §8.4).
+
+    The claim goes last: without it the rest would pass for somebody's plain copy, and could be adopted.
+    """
+    inside = list(workspace.store.walk(folder))
+    is_published = any(entry.name == layout.MANIFEST_FILE for entry in inside)
+    left = [] if is_published else [entry for entry in inside if entry.name != layout.PUBLISHING_FILE]
+    if now - max(entry.modified_unix_s for entry in [claim, *left]) <= STAGING_AGE_S:
+        report.kept.append((folder, "a publish may still be going on"))
+        return
+    report.stagings.append(f"{folder}/{claim.name}" if is_published else folder)
+    report.freed_bytes += sum(entry.size for entry in [claim, *left])
+    if not dry_run:
+        for entry in left:
+            workspace.store.delete(f"{folder}/{entry.name}")
+        workspace.store.delete(f"{folder}/{claim.name}")
 
 
 def _collect_probes(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:

@@ -20,6 +20,8 @@ from clipperfs.store.hdfs_rpc import umask
 T = TypeVar("T")
 
 CONNECT_S = 5.0
+_PASSING = frozenset([408, 429, 500, 502, 503, 504])
+"""Statuses that a server, or a gateway before it, gives when the same call may succeed a moment later."""
 
 
 class WebClient:
@@ -36,6 +38,9 @@ class WebClient:
         class Plain(hdfs.InsecureClient):  # type: ignore[misc]
             def resolve(self, hdfs_path: str) -> str:
                 return hdfs_path  # the library's own would expand '#LATEST' in a file's name
+
+            def _request(self, method: str, url: str, **options: Any) -> Any:
+                return _require_answer(super()._request(method, url, **options))
 
         user = os.environ.get("HADOOP_USER_NAME") or getpass.getuser()
         self._client: Any = Plain(url, user=user, timeout=(CONNECT_S, CALL_S))
@@ -110,12 +115,14 @@ class WebClient:
         from hdfs.client import _to_error
 
         body = pieces if not isinstance(pieces, list) else b"".join(pieces)
-        answer = self._client._session.request(
-            "PUT",
-            location,
-            data=body,
-            timeout=(CONNECT_S, DATA_S),
-            headers={"content-type": "application/octet-stream"},
+        answer = _require_answer(
+            self._client._session.request(
+                "PUT",
+                location,
+                data=body,
+                timeout=(CONNECT_S, DATA_S),
+                headers={"content-type": "application/octet-stream"},
+            )
         )
         if not answer.ok:
             raise _to_error(answer)
@@ -123,6 +130,18 @@ class WebClient:
     def _call(self, what: str, call: Callable[[], T]) -> T:
         with _translated(what):
             return within(CALL_S + CONNECT_S, what, call)
+
+
+def _require_answer(answer: Any) -> Any:
+    """Return an answer unless something on the way, or a server in trouble, gave it: Hadoop's own name an exception.
+
+    Raises HTTPError of requests. Without this a gateway's 503 would pass for a lacking right.
+    """
+    import requests
+
+    if answer.status_code in _PASSING and b"RemoteException" not in answer.content:
+        raise requests.HTTPError(f"{answer.status_code} {answer.reason}", response=answer)
+    return answer
 
 
 def _require_plain(path: str, what: str) -> None:

@@ -10,15 +10,19 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 from urllib.parse import urlsplit
 
-Mode = Literal["late", "hang", "reset", "cut", "503", "lost"]
+Mode = Literal["late", "hang", "reset", "cut", "stall", "500", "503", "lost"]
 """``late``: the answer comes after a while. ``hang``: nothing ever comes. ``reset``: the connection breaks before the
-request has reached the server. ``cut``: half of the answer's body comes. ``503``: the proxy refuses. ``lost``: the
-server carries the request out, and the connection breaks before the answer."""
+request has reached the server. ``cut``: half of the answer's body comes. ``stall``: half of it comes, then nothing, and
+the connection stays. ``500``, ``503``: the proxy refuses. ``lost``: the server carries the request out, and the
+connection breaks before the answer."""
+
+REFUSALS = {"500": b"500 Internal Server Error", "503": b"503 Slow Down"}
 
 LONGEST_S = 60.0
 
@@ -36,9 +40,15 @@ class FaultProxy:
     """Forwards to ``upstream`` (such as ``http://127.0.0.1:9000``) for as long as the context lasts.
 
     ``requests`` holds the method and path of every request that came.
+
+    Args:
+        upstream: the server.
+        onward: what to write in place of another server's ``host:port`` where an answer redirects to it, such as that
+            of a proxy in front of it.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, *, onward: Mapping[str, str] | None = None) -> None:
+        self._onward = {one.encode(): other.encode() for one, other in (onward or {}).items()}
         target = urlsplit(upstream)
         self._upstream = (target.hostname or "127.0.0.1", target.port or 80)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -112,8 +122,11 @@ class FaultProxy:
         }
         if b"100-continue" in headers.get(b"expect", b"").lower():
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        missing = int(headers.get(b"content-length", b"0")) - len(rest)
-        body = rest + _read_exactly(connection, missing)
+        if b"chunked" in headers.get(b"transfer-encoding", b"").lower():
+            body = _read_chunked(connection, rest)
+        else:
+            missing = int(headers.get(b"content-length", b"0")) - len(rest)
+            body = rest + _read_exactly(connection, missing)
         mode, delay_s = self._take(method, path)
         if mode == "hang":
             self._closed.wait(LONGEST_S)
@@ -121,16 +134,19 @@ class FaultProxy:
         if mode == "reset":
             _break(connection)
             return
-        if mode == "503":
-            connection.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        if mode in REFUSALS:
+            answer = b"HTTP/1.1 " + REFUSALS[mode] + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            connection.sendall(answer)
             return
         kept = [line for line in lines[1:] if not line.lower().startswith((b"expect:", b"connection:"))]
         answer = self._forward(b"\r\n".join([lines[0], *kept, b"Connection: close", b"", b""]) + body)
         if mode == "lost":
             _break(connection)
-        elif mode == "cut":
+        elif mode in ("cut", "stall"):
             start = answer.find(b"\r\n\r\n") + 4
             connection.sendall(answer[: start + (len(answer) - start) // 2])
+            if mode == "stall":
+                self._closed.wait(LONGEST_S)
         else:
             time.sleep(delay_s if mode == "late" else 0)
             connection.sendall(answer)
@@ -152,6 +168,10 @@ class FaultProxy:
                 chunks.append(chunk)
         head, separator, body = b"".join(chunks).partition(b"\r\n\r\n")
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"keep-alive:"))]
+        for number, line in enumerate(lines):
+            if line.lower().startswith(b"location:"):
+                for one, other in self._onward.items():
+                    lines[number] = lines[number].replace(one, other)
         return b"\r\n".join([*lines, b"Connection: close"]) + separator + body
 
 
@@ -175,6 +195,28 @@ def _read_exactly(connection: socket.socket, count: int) -> bytes:
         chunks.append(chunk)
         count -= len(chunk)
     return b"".join(chunks)
+
+
+def _read_chunked(connection: socket.socket, rest: bytes) -> bytes:
+    """Return a body in chunks as it is spelled, up to its end; without trailers."""
+    data = bytearray(rest)
+    at = 0
+    while True:
+        while (end := data.find(b"\r\n", at)) < 0:
+            data += _read_some(connection)
+        size_bytes = int(data[at:end].partition(b";")[0], 16)
+        at = end + 2 + size_bytes + 2
+        while len(data) < at:
+            data += _read_some(connection)
+        if size_bytes == 0:
+            return bytes(data)
+
+
+def _read_some(connection: socket.socket) -> bytes:
+    chunk = connection.recv(1 << 16)
+    if not chunk:
+        raise ConnectionResetError("the client went away")
+    return chunk
 
 
 def _break(connection: socket.socket) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipperfs import Registry
-from clipperfs.errors import StorageUnavailable
+from clipperfs.errors import StorageError, StorageUnavailable
 from clipperfs.testing.fault_store import Crashed, FaultStore
 from tests.integration.conftest import write_version
 
@@ -130,3 +130,14 @@ def test_fault_at_every_call_of_materialise_is_mended_by_the_next(
         again = Registry(registry.url, cache_dir=cache_dir).materialise("m", "1")
         with again.lease:
             assert (again.path / "weights.bin").read_bytes() == b"1" * 1000
+
+
+def test_lock_that_cannot_be_opened_is_an_error_of_the_storage_that_names_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path, "1")
+    (registry.cache.root / "lock").mkdir(parents=True)
+    with pytest.raises(StorageError, match="lock"):
+        registry.materialise("m", "1")
+    with pytest.raises(StorageError, match="lock"):
+        registry.cache.evict(0)

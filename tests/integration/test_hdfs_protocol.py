@@ -16,6 +16,7 @@ from clipperfs.errors import StorageDenied, StorageError, StorageUnavailable
 from clipperfs.store import Store, open_store
 from clipperfs.store.hdfs import HdfsStore
 from clipperfs.store.hdfs_client import HdfsStream, Status, within
+from clipperfs.testing.fault_proxy import FaultProxy, Mode
 from clipperfs.testing.store_suite import StoreSuite
 from tests.integration.conftest import write_version
 
@@ -237,6 +238,17 @@ def test_server_that_never_answers_is_unavailable_in_time(
     with pytest.raises(StorageUnavailable):
         open_store(store.url).stat("a")
     assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.parametrize("mode", ["500", "503", "reset"])
+def test_trouble_of_a_gateway_is_no_lacking_right(mode: Mode) -> None:
+    pytest.importorskip("hdfs")
+    with FaultProxy("http://127.0.0.1:1") as gateway:  # nothing is ever asked of what is behind it
+        gateway.meet(mode, times=1000)
+        store = open_store(f"webhdfs://{gateway.url.removeprefix('http://')}/r")
+        for call in (lambda: store.stat("a"), lambda: store.create("a", b"x"), lambda: list(store.list("a"))):
+            with pytest.raises(StorageUnavailable):
+                call()
 
 
 def test_registry_on_it_publishes_activates_and_rolls_back(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 
 from clipperfs import Registry, layout
 from clipperfs.adopt import look_at
+from clipperfs.collect import collect
 from clipperfs.errors import ClipperfsError, Conflict, IncompleteVersion, StorageUnavailable
 from clipperfs.names import model_name, version_name
+from clipperfs.store import Entry
 from clipperfs.store.memory import MemoryStore
 from clipperfs.testing.fault_store import FaultStore
 from tests.integration.conftest import write_version
@@ -143,3 +147,26 @@ def test_racing_publishers_leave_one_whole_version(
             and registry.store.stat(f"models/m/versions/{version}/{layout.PUBLISHING_FILE}") is None
         )
     assert registry.verify().ok
+
+
+def test_abandoned_publish_is_collected_whole_but_not_while_anything_in_it_is_fresh(
+    registry: Registry, folder: Path
+) -> None:
+    interrupted(registry, folder)
+    now = time.time()
+    assert any("publish" in why for _, why in collect(registry.workspace, now_unix_s=now + 1000).kept)
+    assert registry.store.stat(CLAIM) is not None
+    registry.workspace.store = younger = FaultStore(registry.store)
+    walk = younger.inner.walk
+
+    def with_a_fresh_file(prefix: str) -> Iterator[Entry]:
+        return (replace(entry, modified_unix_s=now + 2 * 86_400) for entry in walk(prefix))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(younger.inner, "walk", with_a_fresh_file)
+        collect(registry.workspace, now_unix_s=now + 2 * 86_400)
+    assert registry.store.stat(CLAIM) is not None, "its publisher may be slow, and is not dead"
+    collect(registry.workspace, now_unix_s=now + 2 * 86_400)
+    assert list(registry.store.walk("models/m/versions")) == []
+    (folder / "weights.bin").write_bytes(b"other content")
+    assert not registry.publish("m", "1", folder).was_there

@@ -18,6 +18,9 @@ import pytest
 
 from clipperfs.store.s3 import S3Store
 from tests.integration.servers.ceph import ACCESS_KEY, SECRET_KEY, CannotStart, Ceph, free_port
+from tests.integration.servers.swift import ACCESS_KEY as SWIFT_ACCESS_KEY
+from tests.integration.servers.swift import SECRET_KEY as SWIFT_SECRET_KEY
+from tests.integration.servers.swift import Swift
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,16 @@ class S3Server:
     name: str
     addresses: list[str]
     bucket: str
+    access_key: str = ACCESS_KEY
+    secret_key: str = SECRET_KEY
 
     @property
     def environment(self) -> dict[str, str]:
         """Return what a process needs in its environment to find the server."""
         return {
             "AWS_ENDPOINT_URL": self.addresses[0],
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
@@ -45,15 +50,17 @@ class S3Server:
             self.bucket,
             prefix,
             endpoint_url=address or self.addresses[0],
-            key=ACCESS_KEY,
-            secret=SECRET_KEY,
+            key=self.access_key,
+            secret=self.secret_key,
             client_kwargs={"region_name": "us-east-1"},
             **options,  # type: ignore[arg-type]
         )
 
 
-def _with_bucket(name: str, addresses: list[str]) -> S3Server:
-    server = S3Server(name, addresses, f"clipperfs-{uuid.uuid4().hex[:12]}")
+def _with_bucket(
+    name: str, addresses: list[str], access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY
+) -> S3Server:
+    server = S3Server(name, addresses, f"clipperfs-{uuid.uuid4().hex[:12]}", access_key, secret_key)
 
     async def make(client: object) -> None:
         await client.create_bucket(Bucket=server.bucket)  # type: ignore[attr-defined]
@@ -103,6 +110,22 @@ def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield _with_bucket("rgw", ceph.gateways)
     finally:
         ceph.stop()
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Return OpenStack Swift's S3 interface, on which several writers win: the negative case."""
+    try:
+        running = Swift(tmp_path_factory.mktemp("swift"))
+        running.__enter__()
+    except CannotStart as error:
+        if os.environ.get("TEST_SERVERS") == "required":
+            raise
+        pytest.skip(str(error))
+    try:
+        yield _with_bucket("swift", [running.address], SWIFT_ACCESS_KEY, SWIFT_SECRET_KEY)
+    finally:
+        running.stop()
 
 
 @pytest.fixture(params=["moto", "rgw"])

@@ -25,7 +25,7 @@ def proxy(server: S3Server) -> Iterator[FaultProxy]:
         yield running
 
 
-@pytest.mark.parametrize("mode", ["late", "reset", "cut", "503", "lost", "hang"])
+@pytest.mark.parametrize("mode", ["late", "reset", "cut", "stall", "500", "503", "lost", "hang"])
 def test_reading_is_tried_again(server: S3Server, proxy: FaultProxy, prefix: str, mode: Mode) -> None:
     store = server.store(prefix, proxy.url, limits=QUICK)
     assert store.read("warm", limit_bytes=9) is None  # making the first client takes long on a busy host
@@ -42,16 +42,17 @@ def test_reading_is_tried_again(server: S3Server, proxy: FaultProxy, prefix: str
         proxy.meet(mode)
         assert call() == expected
         # A HEAD's answer has no body to cut.
-        assert len(proxy.requests) == (1 if mode == "late" else 2) or mode == "cut"
+        assert len(proxy.requests) == (1 if mode == "late" else 2) or mode in ("cut", "stall")
 
 
-@pytest.mark.parametrize("mode", ["reset", "cut", "503", "lost"])
+@pytest.mark.parametrize("mode", ["reset", "cut", "stall", "500", "503", "lost"])
 def test_range_of_a_large_file_is_tried_again_on_its_own(
     server: S3Server, proxy: FaultProxy, prefix: str, tmp_path: Path, mode: Mode
 ) -> None:
     content = bytes(range(256)) * (10 << 12)
     (tmp_path / "large").write_bytes(content)
-    store = server.store(prefix, proxy.url)
+    limits = {"limits": CallLimits(connect_s=5, silence_s=4, attempt_s=8, budget_s=60)} if mode == "stall" else {}
+    store = server.store(prefix, proxy.url, **limits)
     proxy.meet(mode, method="PUT")
     store.upload(tmp_path / "large", "v/large")
     proxy.requests.clear()
@@ -89,7 +90,7 @@ def test_refusing_server_is_given_up_with_its_own_words(server: S3Server, proxy:
     assert len(proxy.requests) > 3
 
 
-@pytest.mark.parametrize("mode", ["reset", "503", "lost", "cut"])
+@pytest.mark.parametrize("mode", ["reset", "500", "503", "lost", "cut", "stall"])
 def test_record_is_written_once_whatever_the_answer(
     server: S3Server, proxy: FaultProxy, prefix: str, tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

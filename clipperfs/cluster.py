@@ -192,9 +192,8 @@ def compare(
         report.daemons.append(_describe(one, heads, only))
         who = f"{one.status.replica} on {one.status.host}"
         if not one.is_live:
-            report.faults.append(
-                f"{who} was last heard {age(one.age_s)} ago: it ended without saying so, or it cannot reach the registry"
-            )
+            why = "it ended without saying so, or it cannot reach the registry"
+            report.faults.append(f"{who} was last heard {age(one.age_s)} ago: {why}")
         elif abs(one.clock_ahead_s) > CLOCK_NOTE_S:
             way = "ahead of" if one.clock_ahead_s > 0 else "behind"
             report.notes.append(f"the clock of {who} is {age(abs(one.clock_ahead_s))} {way} the storage's")
@@ -255,8 +254,8 @@ def _describe(
 def _summarise(name: str, head: Head[ModelRecord] | StoredDataError | None, live: list[ReplicaStatus]) -> ModelSummary:
     followers = [status for status in live if name in status.models]
     if not isinstance(head, Head):
-        alarm = head.message if head is not None else "daemons follow it, but the registry has no records of it"
-        return ModelSummary(name, None, None, False, len(followers), [], {}, {}, alarm, f"{name}: {alarm}")
+        damage = head.message if head is not None else "daemons follow it, but the registry has no records of it"
+        return ModelSummary(name, None, None, False, len(followers), [], {}, {}, damage, f"{name}: {damage}")
     record = head.record
     judged = [judge(status, record) for status in followers]
     serving = [one.replica for one in judged if one.answer == "serves"]

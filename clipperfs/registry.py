@@ -254,9 +254,9 @@ class Registry:
         """Mark a version for deletion, or take the mark away. See ``steer.delete``."""
         return _steer.delete(self._workspace, model_name(model), version_name(version), restore=restore, reason=reason)
 
-    def collect(self, *, dry_run: bool = False) -> CollectReport:
+    def collect(self, *, dry_run: bool = False, orphan_age_s: float | None = None) -> CollectReport:
         """Remove what is no longer needed. See ``collect.collect``."""
-        return collect(self._workspace, dry_run=dry_run)
+        return collect(self._workspace, dry_run=dry_run, orphan_age_s=orphan_age_s)
 
     # Reading
 

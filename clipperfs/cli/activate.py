@@ -60,8 +60,8 @@ def activate(
     Running daemons switch without failing a request. When a hook refuses, nothing changes (exit 6) and every verdict is
     shown. When somebody else was first, both records are shown (exit 4).
 
-    With --wait: ends when N daemons serve the version; names those that do not after the time-out (exit 7), or as soon as
-    daemons refused it and no other is on its way (exit 8). The record stands in both cases.
+    With --wait: ends when N daemons serve the version; names those that do not after the time-out (exit 7), or as soon
+    as daemons refused it and no other is on its way (exit 8). The record stands in both cases.
     """
     if dry_run and wait:
         raise click.UsageError("--wait makes no sense with --dry-run: nothing changes.")

@@ -29,13 +29,13 @@ def cluster_text(report: ClusterReport) -> str:
     served = [row for one in report.daemons for model in one.models for row in _rows(one, model)]
     if served:
         heading = ("model", "daemon", "record", "behind", "answers", "version", "state", "replicas", "reason")
-        lines += ["", table(heading, sorted(served, key=lambda row: (row[0], row[1])))]
+        lines += ["", table(heading, sorted(served, key=lambda row: (str(row[0]), str(row[1]))))]
     if report.models:
         lines += ["", *(visible(one.summary) for one in report.models)]
     return "\n".join(lines)
 
 
-def _rows(daemon: DaemonView, model: ModelOnDaemon) -> list[tuple[str, str, object, ...]]:
+def _rows(daemon: DaemonView, model: ModelOnDaemon) -> list[tuple[object, ...]]:
     start = (model.model, daemon.replica, model.applied_seq, model.behind, model.active)
     if not model.versions:
         return [(*start, None, "not loaded", None, model.why)]

@@ -46,8 +46,8 @@ def status(
 
     Exit 8 when it does not serve all that it should, 3 when there is no daemon.
 
-    With --cluster: all daemons, by what they write into the registry, compared with its newest records: who serves what,
-    who is behind, who refused a version and why, who was not heard of in time. Exit 8 when something of that is wrong.
+    With --cluster: all daemons, by what they write into the registry, compared with its newest records: who serves
+    what, who is behind, who refused a version and why, who was not heard of in time. Exit 8 when something is wrong.
     """
     if not cluster:
         if model is not None or every_s is not None:

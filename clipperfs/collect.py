@@ -15,9 +15,9 @@ from clipperfs.digest import Digest, digest_bytes
 from clipperfs.documents import ModelState, Retirement, Tombstone, canonical_bytes, utc_now
 from clipperfs.errors import Conflict, InvalidSetting
 from clipperfs.layout import Subject
+from clipperfs.leftover import STAGING_AGE_S as STAGING_AGE_S
+from clipperfs.leftover import CollectReport as CollectReport
 from clipperfs.leftover import (
-    STAGING_AGE_S,
-    CollectReport,
     Sweep,
     collect_claims,
     collect_incoming,

@@ -36,7 +36,12 @@ def test_plain_copy_to_a_store_without_folders_is_whole(tmp_path: Path) -> None:
 
 def test_registry_of_the_environment_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
-    monkeypatch.setattr(demo, "main", lambda place, *, say, url: given.append(url) or 0)
+
+    def record(place: Path | None, *, say: object, url: str | None) -> int:
+        given.append(url)
+        return 0
+
+    monkeypatch.setattr(demo, "main", record)
     environment = {"CLIPPERFS_REGISTRY": str(tmp_path / "precious")}
     for arguments in (["demo"], ["demo", "--registry", str(tmp_path)], ["--registry", str(tmp_path), "demo"]):
         assert CliRunner().invoke(clipperfs, arguments, env=environment).exit_code == 0

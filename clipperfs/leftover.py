@@ -124,7 +124,8 @@ def collect_incoming(
     limit_s = STAGING_AGE_S if claim is not None else sweep.orphan_age_s
     if age_s < STAGING_AGE_S:
         report.add("incoming versions", size_bytes)
-        report.kept.append((subject, "incoming: it has no manifest; the copy may still be going on"))
+        why = "incoming: it has no manifest; the copy may still be going on"
+        report.kept.append((subject, why if claim is None else "incoming: a publish may still be going on"))
     elif recorded_digest(sweep.workspace, model, version, state) is not None:
         report.add("versions", size_bytes)
         report.kept.append((subject, "damaged: a record names it, but its manifest is gone; restore it from a backup"))

@@ -25,14 +25,18 @@ digest() { sha256sum <"$1" | cut -d' ' -f1; }
 fail() { echo "$2" >&2 && exit "$1"; }
 
 read_key() { # key → file; fails when it is absent
-    aws s3api get-object --bucket "$bucket" --key "$prefix$1" "$2" >"$place/answer" 2>"$place/error" && return
+    aws s3api get-object --bucket "$bucket" --key "$prefix$1" "$2" >/dev/null 2>"$place/error" && return
     grep -q NoSuchKey "$place/error" && return 1
+    # aws cannot tell what a server said that sends no text with its error (Ceph): the answer to a HEAD has none at all.
+    aws s3api head-object --bucket "$bucket" --key "$prefix$1" >/dev/null 2>"$place/error" && exit 1
+    grep -qF '(404)' "$place/error" && return 1
     cat "$place/error" >&2 && exit 1
 }
-create() { # key, file: unless the name is taken. Whatever the answer was, what is there is looked at afterwards.
-    aws s3api put-object --bucket "$bucket" --key "$prefix$1" --body "$2" --if-none-match '*' >/dev/null 2>"$place/error" ||
-        grep -qE 'PreconditionFailed|ConditionalRequestConflict|\(412\)|\(409\)' "$place/error" || cat "$place/error" >&2
+create() { # key, file: unless the name is taken. What the answer was does not matter: what is there is looked at.
+    aws s3api put-object --bucket "$bucket" --key "$prefix$1" --body "$2" --if-none-match '*' >/dev/null 2>"$place/answer" ||
+        true
 }
+absent() { cat "$place/answer" >&2 && fail 1 "$1 is not there after it was written; run it again"; }
 delete() { aws s3api delete-object --bucket "$bucket" --key "$prefix$1" >/dev/null; }
 
 for name in "$model" "$version"; do # §5
@@ -91,14 +95,14 @@ if ! read_key "$folder/manifest.json" "$place/manifest.json"; then
     content=$(digest "$place/content")
     printf '{"content": "%s", "actor": "%s", "time": "%s"}\n' "$content" "$actor" "$(now)" >"$place/claim"
     create "$folder/.claim-publishing" "$place/claim"
-    read_key "$folder/.claim-publishing" "$place/claimed" || fail 1 "the claim is gone; run it again"
+    read_key "$folder/.claim-publishing" "$place/claimed" || absent "the claim"
     grep -q "$content" "$place/claimed" || fail 4 "somebody else is publishing other files as $model/$version"
     for file; do
         aws s3 cp --only-show-errors "$file" "s3://$bucket/$prefix$folder/${file##*/}"
     done
     manifest "$(now)" "$actor" >"$place/new"
     create "$folder/manifest.json" "$place/new"
-    read_key "$folder/manifest.json" "$place/manifest.json" || fail 1 "the manifest is not there; run it again"
+    read_key "$folder/manifest.json" "$place/manifest.json" || absent "the manifest"
     delete "$folder/.claim-publishing"
 fi
 is_ours "$place/manifest.json" || fail 4 "$model/$version is there with other content; take another version name"
@@ -139,7 +143,7 @@ PYTHON
     [ -s "$place/record" ] || { echo "$model/$version is recorded already" && exit 0; }
     create "$(slot "$seq")" "$place/record"
     if read_key "$(slot "$seq")" "$place/$seq" && cmp -s "$place/$seq" "$place/record"; then break; fi
-    [ -e "$place/$seq" ] || fail 1 "record $seq is not there; run it again"
+    [ -e "$place/$seq" ] || absent "record $seq"
 done # somebody else was first: look again
 
 # Step 6, best effort: the copy for people, and the hint that wakes the followers.

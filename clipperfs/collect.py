@@ -5,6 +5,7 @@ Source: ``registry_layout.md`` §8.10. Manifests, records and hook reports stay 
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import defaultdict
 from datetime import datetime
@@ -13,7 +14,7 @@ from clipperfs import layout
 from clipperfs.cluster import age
 from clipperfs.digest import Digest, digest_bytes
 from clipperfs.documents import ModelState, Retirement, Tombstone, canonical_bytes, utc_now
-from clipperfs.errors import Conflict, InvalidSetting
+from clipperfs.errors import Conflict, InvalidSetting, StoredDataError
 from clipperfs.layout import Subject
 from clipperfs.leftover import STAGING_AGE_S as STAGING_AGE_S
 from clipperfs.leftover import CollectReport as CollectReport
@@ -57,7 +58,7 @@ def collect(
             (a day at least); ``None``: only report them.
         now_unix_s: the present, for tests.
 
-    Raises InvalidSetting, StorageError, DamagedLog.
+    Raises InvalidSetting, StorageError.
     """
     if orphan_age_s is not None and orphan_age_s < STAGING_AGE_S:
         raise InvalidSetting(
@@ -65,7 +66,9 @@ def collect(
         )
     if not dry_run:
         workspace.before_writing()
-    now = time.time() if now_unix_s is None else now_unix_s
+    now = now_unix_s
+    if now is None:
+        now = time.time() if dry_run else _cautious_now(workspace)
     sweep = Sweep(workspace, CollectReport(), now, dry_run, orphan_age_s)
     seen = read_presences(workspace.store, now_unix_s=now).seen
     in_use = loaded_versions(seen)
@@ -74,7 +77,10 @@ def collect(
             if entry.kind == "folder" and name_problem(entry.name) is None:
                 _collect_subject(sweep, Subject("model" if kind == layout.MODELS else "app", entry.name))
                 if kind == layout.MODELS:
-                    _collect_model(sweep, model_name(entry.name), in_use)
+                    try:
+                        _collect_model(sweep, model_name(entry.name), in_use)
+                    except StoredDataError as error:  # of this model nothing goes; others do not suffer
+                        sweep.report.kept.append((entry.name, error.message))
     for place in (layout.CHANGES, layout.REPLICAS, layout.PROBES):
         collect_claims(sweep, place, list(workspace.store.list(place)))
     collect_probes(sweep)
@@ -85,6 +91,18 @@ def collect(
         if not dry_run:
             workspace.store.delete(f"{layout.CHANGES}/{hint.name}")
     return sweep.report
+
+
+def _cautious_now(workspace: Workspace) -> float:
+    """Return the earlier of this host's clock and the storage's: no clock that runs ahead makes anything look old."""
+    key = f"{layout.CHANGES}/{layout.CLAIM_PREFIX}{secrets.token_hex(8)}"
+    workspace.store.create(key, b"what time is it?\n")
+    try:
+        entry = workspace.store.stat(key)
+    finally:
+        workspace.store.delete(key)
+    now = time.time()
+    return min(now, entry.modified_unix_s) if entry is not None and entry.modified_unix_s > 0 else now
 
 
 def loaded_versions(seen: list[Presence]) -> dict[tuple[str, str], str]:

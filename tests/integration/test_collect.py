@@ -207,6 +207,34 @@ def test_status_of_a_daemon_that_is_gone_for_a_day_goes(registry: Registry) -> N
     assert list(registry.store.list(layout.REPLICAS)) == []
 
 
+def test_clock_that_runs_ahead_makes_nothing_look_old(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(registry, tmp_path, "1")
+    registry.delete("m", "1")
+    staging = root_of(registry) / "models/m/versions/.staging-00112233"
+    staging.mkdir()
+    (staging / "weights").write_bytes(b"x")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 30 * DAY_S)
+    report = registry.collect()
+    assert (report.purged, report.stagings, report.hints) == ([], [], 0)
+    assert staging.exists() and not list(root_of(registry).rglob(".claim-*"))
+
+
+def test_model_with_a_damaged_log_is_left_alone_and_others_are_collected(registry: Registry, tmp_path: Path) -> None:
+    publish(registry, tmp_path, "1")
+    registry.publish("n", "1", tmp_path / "source-1")
+    registry.policy("m", {"grace_s": 0})
+    registry.policy("n", {"grace_s": 0})
+    registry.delete("m", "1")
+    registry.delete("n", "1")
+    (root_of(registry) / "models/m/log/00000000000000000002.json").write_bytes(b"{}")
+    report = registry.collect()
+    assert report.purged == ["n/1"]
+    assert any(subject == "m" and "damaged" in why for subject, why in report.kept)
+
+
 def test_gc_shows_bytes_by_class(registry: Registry, tmp_path: Path) -> None:
     publish(registry, tmp_path, "1", "2")
     registry.policy("m", {"grace_s": 0})

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clipperfs.documents import LoadedVersion, ModelRecord, ReplicaStatus, utc_now
+from clipperfs.documents import LoadedVersion, ModelRecord, Pointer, ReplicaStatus, utc_now
 from clipperfs.errors import NotFound, StoredDataError
 from clipperfs.ledger import Head
 from clipperfs.names import ModelName, model_name, name_problem
@@ -114,13 +114,13 @@ class ClusterReport:
     """Files in ``replicas/`` that are no status, and why."""
 
 
-def judge(status: ReplicaStatus, record: ModelRecord) -> Judgement:
-    """Say whether a daemon has applied ``record`` and serves what it points to. Pure."""
+def judge(status: ReplicaStatus, record: ModelRecord, pointer: Pointer | None = None) -> Judgement:
+    """Say whether a daemon has applied ``record`` and has loaded ``pointer``, by default the active version. Pure."""
     model = status.models.get(record.model)
     if model is None:
         return Judgement(status.replica, "apart", f"does not serve model {record.model}")
     # A model that its policy keeps off has nothing to load.
-    active = record.state.active if record.state.policy.replicas > 0 else None
+    active = (pointer or record.state.active) if record.state.policy.replicas > 0 else None
     mine = [loaded for loaded in model.versions if active is not None and loaded.manifest == active.manifest]
     refusals = [loaded.reason or loaded.state for loaded in mine if loaded.state in ("failed", "quarantined")]
     if refusals:

@@ -73,10 +73,9 @@ class Sweep:
     orphan_age_s: float | None
     """Orphans in which nothing has changed for so long are removed; ``None``: they are only reported."""
 
-    def age_s(self, entries: Iterable[Entry], *, default: float = 0.0) -> float:
-        """Return how long nothing among the entries has changed; for none, ``default``."""
-        newest = max((entry.modified_unix_s for entry in entries), default=None)
-        return default if newest is None else self.now_unix_s - newest
+    def age_s(self, entries: Iterable[Entry]) -> float:
+        """Return how long nothing among the entries has changed; 0 for none."""
+        return self.now_unix_s - max((entry.modified_unix_s for entry in entries), default=self.now_unix_s)
 
     def collect_folder(self, folder: str, inside: list[Entry], what: str) -> None:
         """Remove a folder of leftovers."""
@@ -108,9 +107,7 @@ def collect_stagings(sweep: Sweep, model: ModelName, inside: dict[str, list[Entr
     """
     for entry in list(sweep.workspace.store.list(layout.versions(model))):
         if entry.name.startswith(layout.STAGING_PREFIX):
-            _collect_work(
-                sweep, f"{layout.versions(model)}/{entry.name}", entry, inside.get(entry.name, []), "a publish"
-            )
+            _collect_work(sweep, f"{layout.versions(model)}/{entry.name}", inside.get(entry.name, []), "a publish")
 
 
 def collect_incoming(
@@ -161,7 +158,7 @@ def collect_probes(sweep: Sweep) -> None:
     for entry in list(sweep.workspace.store.list(layout.PROBES)):
         if entry.kind == "folder" and layout.is_probe_scratch(entry.name):
             folder = f"{layout.PROBES}/{entry.name}"
-            _collect_work(sweep, folder, entry, list(sweep.workspace.store.walk(folder)), "a probe")
+            _collect_work(sweep, folder, list(sweep.workspace.store.walk(folder)), "a probe")
         elif layout.is_probe_report(entry.name):
             sweep.report.add("probe reports", entry.size)
 
@@ -201,9 +198,10 @@ def is_incoming(inside: Iterable[Entry]) -> bool:
     return not any(entry.name in _OWN_FILES for entry in inside)
 
 
-def _collect_work(sweep: Sweep, folder: str, entry: Entry, inside: list[Entry], work: str) -> None:
+def _collect_work(sweep: Sweep, folder: str, inside: list[Entry], work: str) -> None:
     """Remove a folder in which nothing has changed for a day."""
-    if sweep.age_s(inside, default=sweep.now_unix_s - entry.modified_unix_s) < STAGING_AGE_S:
+    itself = None if inside else sweep.workspace.store.stat(folder)
+    if sweep.age_s([itself] if itself is not None else inside) < STAGING_AGE_S:
         sweep.report.kept.append((folder, f"{work} may still be going on"))
         sweep.report.add(f"work of {work} that may go on", size_of(inside))
     else:

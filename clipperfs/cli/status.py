@@ -82,7 +82,7 @@ def status_text(document: dict[str, Any]) -> str:
         "state": "DEGRADED" if document.get("degraded") else "ok",
     }
     lines = [f"{name:10} {visible(value)}" for name, value in facts.items()]
-    lines += [f"fault      {visible(fault)}" for fault in document.get("reasons") or []]
+    lines += [f"fault      {visible(fault)}" for fault in document.get("reasons") or document.get("faults") or []]
     rows = [row for name, model in sorted(document.get("models", {}).items()) for row in _model_rows(name, model)]
     if rows:
         lines += ["", table(("model", "version", "state", "replicas", "record", "role", "reason"), rows)]

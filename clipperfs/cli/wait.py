@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from clipperfs.cluster import Judgement, judge
-from clipperfs.documents import ModelRecord
+from clipperfs.documents import ModelRecord, Pointer
 from clipperfs.errors import Degraded, TimedOut
 from clipperfs.presence import read_presences
 from clipperfs.store import Store
@@ -21,6 +21,7 @@ def wait_for_daemons(
     store: Store,
     record: ModelRecord,
     *,
+    pointer: Pointer | None = None,
     count: int,
     timeout_s: float,
     clock: Callable[[], float] = time.monotonic,
@@ -32,6 +33,7 @@ def wait_for_daemons(
     Args:
         store: the registry's filesystem.
         record: what is to be served.
+        pointer: what of the record they must have loaded; by default the active version.
         count: by how many daemons.
         timeout_s: how long to wait for them.
         clock: seconds that only grow.
@@ -47,7 +49,7 @@ def wait_for_daemons(
     deadline = clock() + timeout_s
     told, settled_since = "", None
     while True:
-        judged = [judge(status, record) for status in read_presences(store, now_unix_s=time.time()).live]
+        judged = [judge(status, record, pointer) for status in read_presences(store, now_unix_s=time.time()).live]
         serving = [one.replica for one in judged if one.serves]
         if (line := progress_line(judged, count)) != told:
             told = line

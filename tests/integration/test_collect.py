@@ -198,6 +198,18 @@ def test_claim_that_outlived_its_manifest_goes_alone(registry: Registry, tmp_pat
     assert registry.verify().ok
 
 
+@pytest.mark.parametrize(("age_s", "goes"), [(0.0, False), (2 * DAY_S, True)])
+def test_empty_staging_goes_by_the_age_of_its_folder(
+    registry: Registry, tmp_path: Path, age_s: float, goes: bool
+) -> None:
+    publish(registry, tmp_path, "1")
+    staging = root_of(registry) / "models/m/versions/.staging-00112233"
+    staging.mkdir()
+    make_old(staging, age_s)
+    registry.collect()
+    assert staging.exists() is not goes
+
+
 def test_status_of_a_daemon_that_is_gone_for_a_day_goes(registry: Registry) -> None:
     put_status(registry, age_s=DAY_S, versions=())
     assert registry.collect().statuses == []

@@ -15,8 +15,7 @@ from click.testing import CliRunner, Result
 from clipperfs import Registry, layout
 from clipperfs.cli.root import clipperfs
 from clipperfs.cluster import age
-from clipperfs.documents import LoadedVersion, ModelState, ReplicaStatus, ServedModel, canonical_bytes
-from clipperfs.documents.record import Pointer
+from clipperfs.documents import LoadedVersion, ModelState, Pointer, ReplicaStatus, ServedModel, canonical_bytes
 from clipperfs.errors import NotFound
 from clipperfs.ledger import Draft
 from clipperfs.limits import LIMITS

@@ -194,6 +194,20 @@ class Cache:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(part)
 
+    def is_held(self, digest: Digest) -> bool:
+        """Say whether a process of this host holds a version at this moment. What cannot be found out is not held."""
+        try:
+            descriptor = os.open(self.root / "locks" / digest, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def _drop(self, digest: Digest) -> bool:
         path = self._folder("locks") / digest
         with told_plainly("lock", str(path)):

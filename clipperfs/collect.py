@@ -1,256 +1,233 @@
-"""Collect what is no longer needed: deleted versions after their grace, abandoned stagings, old hints.
+"""Collect what is no longer needed: deleted versions after their grace, leftovers by age; and say what there is.
 
 Source: ``registry_layout.md`` §8.10. Manifests, records and hook reports stay for ever.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
-from dataclasses import dataclass, field
+from collections import defaultdict
 from datetime import datetime
-from itertools import takewhile
 
 from clipperfs import layout
-from clipperfs.digest import digest_bytes
-from clipperfs.documents import ModelState, ReplicaStatus, Tombstone, canonical_bytes, parse_document, utc_now
-from clipperfs.errors import Conflict, InvalidDocument, StoredDataError
+from clipperfs.cluster import age
+from clipperfs.digest import Digest, digest_bytes
+from clipperfs.documents import ModelState, Retirement, Tombstone, canonical_bytes, utc_now
+from clipperfs.errors import Conflict, InvalidSetting, StoredDataError
+from clipperfs.layout import Subject
+from clipperfs.leftover import STAGING_AGE_S as STAGING_AGE_S
+from clipperfs.leftover import CollectReport as CollectReport
+from clipperfs.leftover import (
+    Sweep,
+    collect_claims,
+    collect_incoming,
+    collect_probes,
+    collect_stagings,
+    collect_statuses,
+    is_incoming,
+    is_version,
+    old_hints,
+    size_of,
+)
+from clipperfs.leftover import Total as Total
+from clipperfs.leftover import prune_hints as prune_hints
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName, model_name, name_problem, version_name
+from clipperfs.presence import Presence, read_presences
 from clipperfs.steer import begin_purge, end_purge
 from clipperfs.store import Entry
-from clipperfs.view import model_names
 from clipperfs.workspace import Workspace
 
-STAGING_AGE_S = 86_400.0
-HINT_AGE_S = 86_400.0
 
-
-@dataclass(slots=True)
-class CollectReport:
-    """What was removed (or would be), and what was kept and why."""
-
-    purged: list[str] = field(default_factory=list)
-    stagings: list[str] = field(default_factory=list)
-    hints: int = 0
-    freed_bytes: int = 0
-    kept: list[tuple[str, str]] = field(default_factory=list)
-
-
-def collect(workspace: Workspace, *, dry_run: bool = False, now_unix_s: float | None = None) -> CollectReport:
+def collect(
+    workspace: Workspace,
+    *,
+    dry_run: bool = False,
+    orphan_age_s: float | None = None,
+    now_unix_s: float | None = None,
+) -> CollectReport:
     """Remove what is no longer needed. Interrupted at any point, it is completed by running it again.
 
+    Costs, for each model, a walk through its versions and one through its reports, and a few listings.
+
     Args:
-        dry_run: Report only.
-        now_unix_s: The present, for tests.
+        workspace: the registry.
+        dry_run: report only.
+        orphan_age_s: also remove copies that have neither a manifest nor a record and have not changed for so long
+            (a day at least); ``None``: only report them.
+        now_unix_s: the present, for tests.
+
+    Raises InvalidSetting, StorageError.
     """
+    if orphan_age_s is not None and orphan_age_s < STAGING_AGE_S:
+        raise InvalidSetting(
+            "a copy that changed within a day may still be going on", hint="give a day or more, such as --orphans 30d"
+        )
     if not dry_run:
         workspace.before_writing()
-    now = time.time() if now_unix_s is None else now_unix_s
-    report = CollectReport()
-    in_use = loaded_versions(workspace, now)
-    for name in model_names(workspace):
-        model = model_name(name)
-        _collect_versions(workspace, model, in_use, now, report, dry_run)
-        _collect_stagings(workspace, model, now, report, dry_run)
-    _collect_claims(workspace, now, report, dry_run)
-    _collect_probes(workspace, now, report, dry_run)
-    report.hints = prune_hints(workspace, now_unix_s=now, dry_run=dry_run)
-    return report
+    now = now_unix_s
+    if now is None:
+        now = time.time() if dry_run else _cautious_now(workspace)
+    sweep = Sweep(workspace, CollectReport(), now, dry_run, orphan_age_s)
+    seen = read_presences(workspace.store, now_unix_s=now).seen
+    in_use = loaded_versions(seen)
+    for kind in (layout.MODELS, layout.APPS):
+        for entry in list(workspace.store.list(kind)):
+            if entry.kind == "folder" and name_problem(entry.name) is None:
+                _collect_subject(sweep, Subject("model" if kind == layout.MODELS else "app", entry.name))
+                if kind == layout.MODELS:
+                    try:
+                        _collect_model(sweep, model_name(entry.name), in_use)
+                    except StoredDataError as error:  # of this model nothing goes; others do not suffer
+                        sweep.report.kept.append((entry.name, error.message))
+    for place in (layout.CHANGES, layout.REPLICAS, layout.PROBES):
+        collect_claims(sweep, place, list(workspace.store.list(place)))
+    collect_probes(sweep)
+    collect_statuses(sweep, seen)
+    for hint in old_hints(workspace, now):
+        sweep.report.hints += 1
+        sweep.report.add("old hints", hint.size, removed=True)
+        if not dry_run:
+            workspace.store.delete(f"{layout.CHANGES}/{hint.name}")
+    return sweep.report
 
 
-def prune_hints(workspace: Workspace, *, now_unix_s: float | None = None, dry_run: bool = False) -> int:
-    """Delete wake-up hints that are a day old; return how many. Anybody may do so at any time."""
-    now = time.time() if now_unix_s is None else now_unix_s
-    old = [
-        entry.name
-        for entry in workspace.store.list(layout.CHANGES)
-        if layout.is_change(entry.name) and now - int(entry.name[:13]) / 1000 > HINT_AGE_S
-    ]
-    for name in [] if dry_run else old:
-        workspace.store.delete(f"{layout.CHANGES}/{name}")
-    return len(old)
+def _cautious_now(workspace: Workspace) -> float:
+    """Return the earlier of this host's clock and the storage's: no clock that runs ahead makes anything look old."""
+    key = f"{layout.CHANGES}/{layout.CLAIM_PREFIX}{secrets.token_hex(8)}"
+    workspace.store.create(key, b"what time is it?\n")
+    try:
+        entry = workspace.store.stat(key)
+    finally:
+        workspace.store.delete(key)
+    now = time.time()
+    return min(now, entry.modified_unix_s) if entry is not None and entry.modified_unix_s > 0 else now
 
 
-def loaded_versions(workspace: Workspace, now_unix_s: float) -> dict[tuple[str, str], str]:
-    """Return which daemon has which (model, version) loaded, by the status files that have not expired."""
-    loaded = {}
-    for entry in workspace.store.list(layout.REPLICAS):
-        try:
-            data = workspace.store.read(f"{layout.REPLICAS}/{entry.name}", limit_bytes=LIMITS.status_bytes)
-            if data is None or not entry.name.endswith(".json"):
-                continue
-            status = parse_document(ReplicaStatus, data, limit_bytes=LIMITS.status_bytes)
-        except (InvalidDocument, StoredDataError):
-            continue  # a hint that cannot be read says nothing
-        if status.expires_unix_s < now_unix_s:
-            continue
-        for model, served in status.models.items():
-            for version in served.versions:
-                loaded[model, version.version] = status.replica
-    return loaded
+def loaded_versions(seen: list[Presence]) -> dict[tuple[str, str], str]:
+    """Return which daemon has which (model, version) loaded, by the statuses that may still hold."""
+    return {
+        (model, loaded.version): one.status.replica
+        for one in seen
+        if one.may_live
+        for model, served in one.status.models.items()
+        for loaded in served.versions
+    }
 
 
-def _collect_versions(
-    workspace: Workspace,
-    model: ModelName,
-    in_use: dict[tuple[str, str], str],
-    now: float,
-    report: CollectReport,
-    dry_run: bool,
-) -> None:
+def _collect_subject(sweep: Sweep, subject: Subject) -> None:
+    """Collect claims beside and among the records of a model or an application, and count the records."""
+    root, log = layout.subject_root(subject), layout.log(subject)
+    records = list(sweep.workspace.store.list(log))
+    collect_claims(sweep, root, list(sweep.workspace.store.list(root)))
+    collect_claims(sweep, log, records)
+    slots = [entry for entry in records if layout.slot_seq(entry.name) is not None]
+    sweep.report.add("records", size_of(slots), count=len(slots))
+
+
+def _collect_model(sweep: Sweep, model: ModelName, in_use: dict[tuple[str, str], str]) -> None:
+    workspace, report = sweep.workspace, sweep.report
     head = workspace.model_ledger(model).head()
     state = head.record.state if head else ModelState()
-    for name, mark in state.retired.items():
-        if mark.stage == "retired":
+    below = _by_folder(sweep, layout.versions(model))
+    collect_stagings(sweep, model, below)
+    for name, inside in sorted(below.items()):
+        if not is_version(name):
             continue
-        subject = f"{model}/{name}"
-        left_s = _unix_s(mark.time) + state.policy.grace_s - now
-        if mark.stage == "deleted" and left_s > 0:
-            report.kept.append((subject, f"deleted; restorable for another {_span(left_s)}"))
-        elif (model, name) in in_use:
-            report.kept.append((subject, f"deleted, but replica {in_use[model, name]} has it loaded"))
-        else:
-            version = version_name(name)
-            try:
-                if mark.stage == "deleted" and not dry_run:
-                    begin_purge(workspace, model, version, mark)
-            except Conflict as conflict:
-                report.kept.append((subject, conflict.message))
-                continue
-            report.purged.append(subject)
-            report.freed_bytes += _purge(workspace, model, version, dry_run)
+        version = version_name(name)
+        mark = state.retired.get(name)
+        if mark is None and is_incoming(inside):
+            collect_incoming(sweep, model, version, state, inside)
+            continue
+        collect_claims(sweep, layout.version(model, version), inside)
+        if mark is None or mark.stage == "retired":
+            report.add("versions" if mark is None else "retired versions", size_of(inside))
+    for name, mark in state.retired.items():
+        if mark.stage != "retired":
+            _collect_deleted(sweep, model, version_name(name), mark, state, below.get(name, []), in_use)
+    for folder, inside in _by_folder(sweep, f"{layout.MODELS}/{model}/checks").items():
+        collect_claims(sweep, f"{layout.MODELS}/{model}/checks/{folder}", inside)
+        reports = [entry for entry in inside if not entry.name.startswith(layout.CLAIM_PREFIX)]
+        report.add("hook reports", size_of(reports), count=len(reports))
 
 
-def _purge(workspace: Workspace, model: ModelName, version: VersionName, dry_run: bool) -> int:
-    """Remove a version's payload; return its size. The tombstone comes first: nobody takes the rest for whole."""
-    folder = layout.version(model, version)
-    keep = (layout.MANIFEST_FILE, layout.TOMBSTONE_FILE)
-    payload = [entry for entry in workspace.store.walk(folder) if entry.name not in keep]
-    if not dry_run:
-        manifest = workspace.store.stat(layout.manifest(model, version))
-        tombstone = Tombstone(
-            model=model,
-            version=version,
-            manifest=_recorded_manifest(workspace, model, version) if manifest else None,
-            time=utc_now(),
-            actor=workspace.actor,
-        )
-        workspace.store.create(layout.tombstone(model, version), canonical_bytes(tombstone))
-        for entry in payload:
-            workspace.store.delete(f"{folder}/{entry.name}")
-        end_purge(workspace, model, version)
-    return sum(entry.size for entry in payload)
+def _by_folder(sweep: Sweep, prefix: str) -> dict[str, list[Entry]]:
+    """Return what lies below each folder of a folder, by one walk; names are relative to the inner one."""
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for entry in sweep.workspace.store.walk(prefix):
+        folder, slash, path = entry.name.partition("/")
+        if slash:
+            found[folder].append(
+                Entry(path, entry.kind, entry.size, entry.token, entry.modified_unix_s, entry.executable)
+            )
+    return found
 
 
-def _recorded_manifest(workspace: Workspace, model: ModelName, version: VersionName) -> str | None:
+def _collect_deleted(
+    sweep: Sweep,
+    model: ModelName,
+    version: VersionName,
+    mark: Retirement,
+    state: ModelState,
+    inside: list[Entry],
+    in_use: dict[tuple[str, str], str],
+) -> None:
+    """Purge a deleted version whose grace is over and which nobody uses."""
+    workspace, report, subject = sweep.workspace, sweep.report, f"{model}/{version}"
+    payload = [entry for entry in inside if entry.name not in (layout.MANIFEST_FILE, layout.TOMBSTONE_FILE)]
+    size_bytes = size_of(payload)
+    left_s = _unix_s(mark.time) + state.policy.grace_s - sweep.now_unix_s
+    if mark.stage == "deleted" and left_s > 0:
+        report.add("deleted versions, restorable", size_bytes)
+        report.kept.append((subject, f"deleted; restorable for another {age(left_s)}"))
+        return
+    digest = _manifest_digest(workspace, model, version)
+    if mark.stage == "deleted" and (user := _user_of(workspace, model, version, digest, in_use)) is not None:
+        report.add("deleted versions, still in use", size_bytes)
+        report.kept.append((subject, f"deleted, but {user}"))
+        return
+    try:
+        if mark.stage == "deleted" and not sweep.dry_run:
+            begin_purge(workspace, model, version, mark)
+    except Conflict as conflict:
+        report.kept.append((subject, conflict.message))
+        return
+    report.purged.append(subject)
+    report.add("deleted versions", size_bytes, removed=True)
+    if not sweep.dry_run:
+        _purge(workspace, model, version, digest, payload)
+
+
+def _user_of(
+    workspace: Workspace,
+    model: ModelName,
+    version: VersionName,
+    digest: Digest | None,
+    in_use: dict[tuple[str, str], str],
+) -> str | None:
+    """Return who uses a version: a daemon that says so, or a process of this host that holds its private copy."""
+    if (model, version) in in_use:
+        return f"replica {in_use[model, version]} has it loaded"
+    if digest is not None and workspace.cache.is_held(digest):
+        return f"a process of this host uses its copy in {workspace.cache.root}"
+    return None
+
+
+def _purge(
+    workspace: Workspace, model: ModelName, version: VersionName, digest: Digest | None, payload: list[Entry]
+) -> None:
+    """Remove a version's payload. The tombstone comes first: nobody takes the rest for whole."""
+    tombstone = Tombstone(model=model, version=version, manifest=digest, time=utc_now(), actor=workspace.actor)
+    workspace.store.create(layout.tombstone(model, version), canonical_bytes(tombstone))
+    for entry in payload:
+        workspace.store.delete(f"{layout.version(model, version)}/{entry.name}")
+    end_purge(workspace, model, version)
+
+
+def _manifest_digest(workspace: Workspace, model: ModelName, version: VersionName) -> Digest | None:
     data = workspace.store.read(layout.manifest(model, version), limit_bytes=LIMITS.manifest_bytes)
     return digest_bytes(data) if data is not None else None
-
-
-def _collect_stagings(workspace: Workspace, model: ModelName, now: float, report: CollectReport, dry_run: bool) -> None:
-    """Remove the stagings of publishers that died, once they are old."""
-    for entry in list(workspace.store.list(layout.versions(model))):
-        if not entry.name.startswith(layout.STAGING_PREFIX):
-            continue
-        folder = f"{layout.versions(model)}/{entry.name}"
-        _collect_folder(workspace, folder, "a publish", now, report, dry_run)
-
-
-def _collect_folder(
-    workspace: Workspace, folder: str, work: str, now: float, report: CollectReport, dry_run: bool
-) -> None:
-    """Remove a folder in which nothing has changed for a day."""
-    inside, itself = list(workspace.store.walk(folder)), workspace.store.stat(folder)
-    newest = max((file.modified_unix_s for file in inside), default=itself.modified_unix_s if itself else now)
-    if now - newest < STAGING_AGE_S:
-        report.kept.append((folder, f"{work} may still be going on"))
-        return
-    report.stagings.append(folder)
-    report.freed_bytes += sum(file.size for file in inside)
-    if not dry_run:
-        workspace.store.delete_folder(folder)
-
-
-def _collect_claims(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
-    """Remove the claims that writers left behind who died between two system calls, wherever a file can be created."""
-    for folder in (layout.CHANGES, layout.REPLICAS, layout.PROBES):
-        _collect_claims_in(workspace, folder, now, report, dry_run)
-    for kind in (layout.MODELS, layout.APPS):
-        for entry in workspace.store.list(kind):
-            if entry.kind != "folder" or name_problem(entry.name) is not None:
-                continue
-            root = f"{kind}/{entry.name}"
-            if workspace.store.capabilities.rename_folder:
-                for place in _places_of(workspace, root):
-                    _collect_claims_in(workspace, place, now, report, dry_run)
-                continue
-            # Without folders, one listing of everything below costs less than one of each place.
-            for found in list(workspace.store.walk(root)):
-                is_own = found.name.count("/") <= 2  # deeper inside a version, it is payload whatever its name
-                if is_own and not found.name.startswith(f"versions/{layout.STAGING_PREFIX}"):
-                    _collect_claim(workspace, f"{root}/{found.name}", found, now, report, dry_run)
-
-
-def _collect_claims_in(workspace: Workspace, place: str, now: float, report: CollectReport, dry_run: bool) -> None:
-    # Claims come first in the order of names, and no further entry need be looked at.
-    for entry in list(takewhile(_is_claim, workspace.store.list(place, after=layout.CLAIM_PREFIX))):
-        _collect_claim(workspace, f"{place}/{entry.name}", entry, now, report, dry_run)
-
-
-def _is_claim(entry: Entry) -> bool:
-    return entry.name.startswith(layout.CLAIM_PREFIX)
-
-
-def _collect_claim(
-    workspace: Workspace, key: str, entry: Entry, now: float, report: CollectReport, dry_run: bool
-) -> None:
-    folder, _, name = key.rpartition("/")
-    if name == layout.PUBLISHING_FILE:
-        _collect_publishing(workspace, folder, entry, now, report, dry_run)
-    elif name.startswith(layout.CLAIM_PREFIX) and now - entry.modified_unix_s > STAGING_AGE_S:
-        report.stagings.append(key)
-        report.freed_bytes += entry.size
-        if not dry_run:
-            workspace.store.delete(key)
-
-
-def _collect_publishing(
-    workspace: Workspace, folder: str, claim: Entry, now: float, report: CollectReport, dry_run: bool
-) -> None:
-    """Remove what a publisher in place left that died (``registry_layout.md`` §8.4).
-
-    The claim goes last: without it the rest would pass for somebody's plain copy, and could be adopted.
-    """
-    inside = list(workspace.store.walk(folder))
-    is_published = any(entry.name == layout.MANIFEST_FILE for entry in inside)
-    left = [] if is_published else [entry for entry in inside if entry.name != layout.PUBLISHING_FILE]
-    if now - max(entry.modified_unix_s for entry in [claim, *left]) <= STAGING_AGE_S:
-        report.kept.append((folder, "a publish may still be going on"))
-        return
-    report.stagings.append(f"{folder}/{claim.name}" if is_published else folder)
-    report.freed_bytes += sum(entry.size for entry in [claim, *left])
-    if not dry_run:
-        for entry in left:
-            workspace.store.delete(f"{folder}/{entry.name}")
-        workspace.store.delete(f"{folder}/{claim.name}")
-
-
-def _collect_probes(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
-    """Remove what probes that died left in their scratch folders, once it is old. Their reports stay."""
-    for entry in list(workspace.store.list(layout.PROBES)):
-        if entry.kind == "folder" and layout.is_probe_scratch(entry.name):
-            _collect_folder(workspace, f"{layout.PROBES}/{entry.name}", "a probe", now, report, dry_run)
-
-
-def _places_of(workspace: Workspace, root: str) -> list[str]:
-    """Return the folders of one model or application in which a writer's claim can lie."""
-    deeper = [
-        f"{root}/{folder}/{entry.name}"
-        for folder in ("versions", "checks")
-        for entry in workspace.store.list(f"{root}/{folder}")
-        if entry.kind == "folder" and not entry.name.startswith(layout.STAGING_PREFIX)
-    ]
-    return [root, f"{root}/log", *deeper]
 
 
 def _unix_s(time_text: str) -> float:
@@ -258,9 +235,3 @@ def _unix_s(time_text: str) -> float:
         return datetime.fromisoformat(time_text).timestamp()
     except ValueError:
         return float("inf")  # a time that cannot be read never lets a payload go
-
-
-def _span(seconds: float) -> str:
-    if seconds >= 7200:
-        return f"{seconds / 3600:.0f} hours"
-    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

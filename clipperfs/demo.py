@@ -1,10 +1,12 @@
 """The tour: two models of handwritten digits are published, served, switched under load, refused and rolled back.
 
-Everything is real: the data ships with scikit-learn, the registry is a folder, the daemon is the one for production.
+Everything is real: the data ships with scikit-learn, the daemon is the one for production, and the registry lies in a
+folder, or below an address in a bucket or on HDFS, which is all that then differs.
 """
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 import threading
@@ -18,9 +20,14 @@ from typing import Any
 
 from clipperfs.client import Client
 from clipperfs.daemon import Daemon
-from clipperfs.errors import ActivationRefused, ClipperfsError, InvalidSetting, TimedOut
+from clipperfs.errors import ActivationRefused, ClipperfsError, InvalidSetting, StorageError, TimedOut
+from clipperfs.initialise import Effort
+from clipperfs.layout import MANIFEST_FILE, REGISTRY, payload
+from clipperfs.layout import version as version_folder
+from clipperfs.names import ModelName, VersionName
 from clipperfs.publish import write_manifest
 from clipperfs.registry import Registry
+from clipperfs.store import canonical_url, open_store
 
 MODEL = "digits"
 APP = "digit-reader"
@@ -90,17 +97,75 @@ class Load:
                 at += CLIENTS
 
 
-def main(place: Path | None = None, *, say: Callable[[str], None] | None = None) -> int:
-    """Run the tour in ``place`` (by default a temporary folder that is removed); return an exit code.
+def main(
+    place: Path | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+    url: str | None = None,
+    probe: Effort | None = None,
+) -> int:
+    """Run the tour; return an exit code.
 
-    Raises InvalidSetting when scikit-learn is not installed.
+    Args:
+        place: a new folder to work in, which is kept; by default a temporary one that is removed.
+        say: is told each line.
+        url: an address below which the registry gets a fresh prefix of its own, ``demo-…``, which is removed in the end
+            unless there is a ``place`` to keep; by default the registry lies in ``place``.
+        probe: how hard ``Registry.init`` looks at the filesystem.
+
+    Raises InvalidSetting when scikit-learn is not installed, or when ``url`` is or lies in somebody's registry.
     """
     data = load_digits()
+    say = say or (lambda line: print(line, flush=True))
     with ExitStack() as stack:
+        if url is not None:
+            parent = canonical_url(url)
+            refuse_others_registry(parent)
+            name = f"demo-{secrets.token_hex(6)}"
+            address = f"{parent.rstrip('/')}/{name}"
+            if place is None:
+                stack.callback(_remove, parent, name, say)
+            else:
+                stack.callback(say, f"The registry stays at {address}")
         if place is None:
             place = Path(tempfile.mkdtemp(prefix="clipperfs-demo-"))
             stack.callback(shutil.rmtree, place, ignore_errors=True)
-        return _tour(Path(place), data, stack, say or (lambda line: print(line, flush=True)))
+        place = Path(place)
+        return _tour(place, address if url is not None else str(place / "registry"), probe, data, stack, say)
+
+
+def refuse_others_registry(parent: str) -> None:
+    """Raise InvalidSetting when an address is that of a registry, or lies inside one."""
+    scheme, _, path = parent.partition("://")
+    segments = path.split("/")
+    for count in range(len(segments), 0, -1):
+        address = f"{scheme}://{'/'.join(segments[:count]) or '/'}"
+        try:
+            is_registry = open_store(address).stat(REGISTRY) is not None
+        except StorageError:
+            if count == len(segments):
+                raise
+            continue  # who may not look there may not be harmed there either
+        if is_registry:
+            raise InvalidSetting(
+                f"{address} is a registry; the tour never writes into one that is not its own",
+                hint="give an address beside it: the tour makes a prefix demo-… below that, and removes it in the end",
+            )
+
+
+def copy_plainly(registry: Registry, source: Path, model: ModelName, version: VersionName) -> str:
+    """Copy a version's folder into the registry as any tool for copying would; return what was done.
+
+    To a bucket or HDFS, file by file and the manifest first: the order in which files arrive does not matter.
+    """
+    target = registry.store.local_path(version_folder(model, version))
+    if target is not None:
+        shutil.copytree(source, target)
+        return "cp -r into the registry's folder"
+    files = [path for path in source.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name != MANIFEST_FILE):
+        registry.store.upload(path, payload(model, version, path.relative_to(source).as_posix()))
+    return "one upload for each file, the manifest first"
 
 
 def load_digits() -> Digits:
@@ -149,35 +214,39 @@ def train_models(place: Path, data: Digits) -> tuple[Path, Path, Path]:
     )
 
 
-def _tour(place: Path, data: Digits, stack: ExitStack, say: Callable[[str], None]) -> int:
+def _tour(
+    place: Path, address: str, probe: Effort | None, data: Digits, stack: ExitStack, say: Callable[[str], None]
+) -> int:
     say("1. Train a first model, a better one, and one spoilt by wrong labels")
     first, better, spoilt = train_models(place, data)
 
-    registry = Registry.init(place / "registry", cache_dir=place / "cache")
-    say(f"2. A registry is a folder: {registry.url}")
+    registry = Registry.init(address, cache_dir=place / "cache", probe=probe)
+    say(f"2. A registry is only files: {registry.url}")
     registry.publish(MODEL, "1", first, activate=True, reason="first model")
     say(f"   {MODEL}/1 published from Python and activated; its hooks passed")
     registry.app_register(APP, input_type="doubles", default_output="unknown", slo_us=SLO_US, link=MODEL)
 
-    daemon = stack.enter_context(Daemon(registry, port=0, admin_port=None, state_dir=place / "state", poll_s=0.5))
+    daemon = stack.enter_context(
+        Daemon(registry, port=0, admin_port=None, state_dir=place / "state", poll_s=0.5, sweep_s=1.0)
+    )
     url = f"http://127.0.0.1:{daemon.port}"
     say(f"3. The daemon answers at {url}/{APP}/predict")
     held = data.held_rows.tolist()
     say(f"   accuracy of version 1 on {len(held)} held-out rows: {_accuracy(url, held, data.held_labels):.3f}")
 
-    say(f"4. Publish version 2 by copying its folder into the registry, while {CLIENTS} clients keep asking")
+    say(f"4. Publish version 2 by a plain copy, while {CLIENTS} clients keep asking")
     # Without the cache every answer comes from a model.
     policy = {"activation": "on-publish", "cache": "off"}
     registry.policy(MODEL, policy, reason="let the daemon activate what passes")
     with Load(url, held) as load:
         time.sleep(0.5)
         write_manifest(better, wrapper=None, actor="demo")
-        target = Path(registry.url.removeprefix("file://")) / "models" / MODEL / "versions" / "2"
-        shutil.copytree(better, target)
+        done = copy_plainly(registry, better, ModelName(MODEL), VersionName("2"))
         began = time.monotonic()
         _wait_until(lambda: load.answers["2"] > 0, "version 2 to answer")
         took = time.monotonic() - began
         time.sleep(0.5)
+    say(f"   copied by {done}")
     say(f"   the copy was adopted, checked and activated; it answered {took:.1f} s after the copy ended")
     say(f"   answers during the switch: {dict(sorted(load.answers.items()))}; failed requests: {len(load.failures)}")
     say(f"   accuracy of version 2: {_accuracy(url, held, data.held_labels):.3f}")
@@ -209,6 +278,16 @@ def _tour(place: Path, data: Digits, stack: ExitStack, say: Callable[[str], None
         say(f"   failed: {failure}")
     say(f"Done: {sum(load.answers.values()) + sum(again.answers.values())} answers, {len(failures)} failed requests.")
     return 1 if failures else 0
+
+
+def _remove(parent: str, name: str, say: Callable[[str], None]) -> None:
+    """Remove the tour's own registry, or say what is left of it."""
+    try:
+        open_store(parent).delete_folder(name)
+    except StorageError as error:
+        say(f"{parent}/{name} could not be removed, and may be: {error}")
+    else:
+        say(f"{parent}/{name} is removed.")
 
 
 def _accuracy(url: str, rows: list[list[float]], labels: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import Any
 
 from clipperfs import activate as _activate
 from clipperfs import apps as _apps
+from clipperfs import cluster as _cluster
 from clipperfs import publish as _publish
 from clipperfs import steer as _steer
 from clipperfs import view as _view
@@ -18,6 +20,7 @@ from clipperfs.activate import Outcome
 from clipperfs.apps import AppOutcome
 from clipperfs.audit import Filter, export, record_at
 from clipperfs.cache import Cache
+from clipperfs.cluster import ClusterReport
 from clipperfs.collect import CollectReport, collect
 from clipperfs.diff import DiffReport, diff
 from clipperfs.documents import (
@@ -251,9 +254,9 @@ class Registry:
         """Mark a version for deletion, or take the mark away. See ``steer.delete``."""
         return _steer.delete(self._workspace, model_name(model), version_name(version), restore=restore, reason=reason)
 
-    def collect(self, *, dry_run: bool = False) -> CollectReport:
+    def collect(self, *, dry_run: bool = False, orphan_age_s: float | None = None) -> CollectReport:
         """Remove what is no longer needed. See ``collect.collect``."""
-        return collect(self._workspace, dry_run=dry_run)
+        return collect(self._workspace, dry_run=dry_run, orphan_age_s=orphan_age_s)
 
     # Reading
 
@@ -313,6 +316,10 @@ class Registry:
     def export(self) -> Iterator[tuple[Subject, Head[Any]]]:
         """Yield every record of the registry, each log from its first on. See ``audit.export``."""
         return export(self._workspace)
+
+    def cluster(self, model: str | None = None) -> ClusterReport:
+        """Return what all daemons that follow this registry serve, compared with its logs. See ``cluster.observe``."""
+        return _cluster.observe(self._workspace, model, now_unix_s=time.time())
 
     def app_history(self, name: str, *, limit: int | None = None) -> list[AppRecord]:
         """Return an application's records, the newest first, their chain verified. Raises NotFound, DamagedLog."""

@@ -9,6 +9,7 @@ import click
 from clipperfs.cli.call import Call, plain
 from clipperfs.cli.frame import command
 from clipperfs.cli.outcome import activation_text, verdict_table
+from clipperfs.cli.text import visible
 from clipperfs.cli.value import DURATION, REASON
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def activate(
 
     Running daemons switch without failing a request. When a hook refuses, nothing changes (exit 6) and every verdict is
     shown. When somebody else was first, both records are shown (exit 4).
+
+    With --wait: ends when N daemons serve the version; names those that do not after the time-out (exit 7), or as soon
+    as daemons refused it and no other is on its way (exit 8). The record stands in both cases.
     """
     if dry_run and wait:
         raise click.UsageError("--wait makes no sense with --dry-run: nothing changes.")
@@ -110,6 +114,11 @@ def _finish(
     if wait and outcome.record is not None:
         from clipperfs.cli.wait import wait_for_daemons
 
-        call.say(f"waiting for {wait} daemon{'s' if wait > 1 else ''} to serve it")
-        document["serving"] = wait_for_daemons(registry.store, outcome.record, count=wait, timeout_s=timeout_s)
+        document["serving"] = wait_for_daemons(
+            registry.store,
+            outcome.record,
+            count=wait,
+            timeout_s=timeout_s,
+            say=lambda line: call.say(visible(line)),
+        )
     call.emit(document, lambda: activation_text(model, outcome, dry_run=dry_run))

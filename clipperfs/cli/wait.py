@@ -1,93 +1,89 @@
-"""Wait until daemons serve a record: what ``--wait`` does. The judgement is pure, the loop around it is thin."""
+"""Wait until daemons serve a record: what ``--wait`` does. ``cluster.judge`` judges; this is the loop around it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from clipperfs import layout
-from clipperfs.documents import ModelRecord, ReplicaStatus, parse_document
-from clipperfs.errors import InvalidDocument, TimedOut
-from clipperfs.limits import LIMITS
+from clipperfs.cluster import Judgement, judge
+from clipperfs.documents import ModelRecord, Pointer
+from clipperfs.errors import Degraded, TimedOut
+from clipperfs.presence import read_presences
 from clipperfs.store import Store
 
 POLL_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one daemon's status says about a record."""
-
-    replica: str
-    serves: bool
-    why: str
-    """Why not, or an empty text."""
-
-
-def judge(status: ReplicaStatus, record: ModelRecord) -> Answer:
-    """Say whether a daemon has applied ``record`` and serves what it points to. Pure."""
-    model = status.models.get(record.model)
-    if model is None:
-        return Answer(status.replica, False, f"does not serve model {record.model}")
-    active = record.state.active
-    mine = [loaded for loaded in model.versions if active is not None and loaded.manifest == active.manifest]
-    refusals = [loaded.reason or loaded.state for loaded in mine if loaded.state in ("failed", "quarantined")]
-    if refusals:
-        return Answer(status.replica, False, f"refused version {mine[0].version}: {refusals[0]}")
-    if model.applied_seq < record.seq:
-        return Answer(status.replica, False, f"has applied record {model.applied_seq}, not yet {record.seq}")
-    if model.applied_seq == record.seq and active is not None and not any(loaded.state == "ready" for loaded in mine):
-        return Answer(status.replica, False, f"has not loaded version {active.version} yet")
-    return Answer(status.replica, True, "")
-
-
-def read_statuses(store: Store, *, now_unix_s: float) -> Iterable[ReplicaStatus]:
-    """Yield the status of every daemon that has not expired; what does not parse is not a status."""
-    for entry in list(store.list(layout.REPLICAS)):
-        if entry.kind != "file" or not entry.name.endswith(".json"):
-            continue
-        try:
-            data = store.read(f"{layout.REPLICAS}/{entry.name}", limit_bytes=LIMITS.status_bytes)
-            status = parse_document(ReplicaStatus, data, limit_bytes=LIMITS.status_bytes) if data is not None else None
-        except InvalidDocument:
-            continue
-        if status is not None and status.expires_unix_s > now_unix_s:
-            yield status
+SETTLE_S = 5.0
+"""Refusals must stand for so long before the wait is given up: another daemon may be about to report."""
 
 
 def wait_for_daemons(
     store: Store,
     record: ModelRecord,
     *,
+    pointer: Pointer | None = None,
     count: int,
     timeout_s: float,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> list[str]:
     """Return the names of the daemons that serve ``record`` once there are ``count`` of them.
 
+    Args:
+        store: the registry's filesystem.
+        record: what is to be served.
+        pointer: what of the record they must have loaded; by default the active version.
+        count: by how many daemons.
+        timeout_s: how long to wait for them.
+        clock: seconds that only grow.
+        pause: waits for some seconds.
+        say: is told how far it is, whenever that changes.
+
     Raises:
-        TimedOut: there are not, after ``timeout_s``; the message says of each other daemon why not.
+        Degraded: daemons refused the version, no other one is on its way, and too few are left.
+        TimedOut: there are too few after ``timeout_s``.
+        Both say of each daemon that does not serve the record why not. The record stands.
     """
     pause = pause or threading.Event().wait
     deadline = clock() + timeout_s
+    told, settled_since = "", None
     while True:
-        answers = [judge(status, record) for status in read_statuses(store, now_unix_s=time.time())]
-        serving = [answer.replica for answer in answers if answer.serves]
+        judged = [judge(status, record, pointer) for status in read_presences(store, now_unix_s=time.time()).live]
+        serving = [one.replica for one in judged if one.serves]
+        if (line := progress_line(judged, count)) != told:
+            told = line
+            say(line)
         if len(serving) >= count:
             return serving
+        refused = [one.replica for one in judged if one.answer == "refused"]
+        is_settled = bool(refused) and all(one.answer != "pending" for one in judged)
+        settled_since = (settled_since if settled_since is not None else clock()) if is_settled else None
         left_s = deadline - clock()
+        if settled_since is not None and clock() - settled_since >= min(SETTLE_S, timeout_s):
+            break
         if left_s <= 0:
             break
         pause(min(POLL_S, left_s))
-    waiting = [f"{answer.replica} {answer.why}" for answer in answers if not answer.serves]
+    others = {one.replica: one.why for one in judged if not one.serves}
+    said = f"{len(serving)} of {count} daemons serve record {record.seq} of model {record.model}"
+    reasons = "; ".join(f"{replica} {why}" for replica, why in others.items())
+    fields = {"serving": serving, "waiting": others, "refused": refused, "seq": record.seq}
+    if settled_since is not None:
+        raise Degraded(
+            f"{said}, and no other is on its way: {reasons}",
+            hint="the record stands; mend what they name and run 'clipperfs reload' there, or 'clipperfs rollback'",
+            **fields,
+        )
     raise TimedOut(
-        f"{len(serving)} of {count} daemons serve record {record.seq} of model {record.model} after {timeout_s:g} s"
-        + (f": {'; '.join(waiting)}" if waiting else "; no other daemon reports to this registry"),
-        hint="the record stands; look at: clipperfs status, clipperfs logs",
-        serving=serving,
-        waiting={answer.replica: answer.why for answer in answers if not answer.serves},
-        seq=record.seq,
+        f"{said} after {timeout_s:g} s" + (f": {reasons}" if others else "; no other daemon reports to this registry"),
+        hint="the record stands; look at: clipperfs status --cluster, clipperfs logs",
+        **fields,
     )
+
+
+def progress_line(judged: list[Judgement], count: int) -> str:
+    """Return how far it is, in a line."""
+    serving = sum(one.serves for one in judged)
+    others = "".join(f"; {one.replica} {one.why}" for one in judged if not one.serves)
+    return f"{serving} of {count} serve it{others}"

@@ -17,7 +17,7 @@ from clipperfs.errors import DaemonAlreadyRunning, DaemonStartFailed
 
 STATUS: dict[str, Any] = {
     "degraded": False,
-    "faults": [],
+    "reasons": [],
     "daemon": {"pid": 42, "port": 1337, "ready": True, "started": "2026-01-01T00:00:00Z"},
     "registry": {"url": "file:///srv/models", "state": "reachable", "reason": None, "alarms": {}},
     "frontends": [{"index": 0, "state": "ready"}],
@@ -176,7 +176,7 @@ def test_reload_shows_changes_and_fails_when_a_version_failed() -> None:
 
 
 def test_status_shows_roles_and_hides_no_fault() -> None:
-    document = {**STATUS, "degraded": True, "faults": ["version 2 of model digits could not be loaded"]}
+    document = {**STATUS, "degraded": True, "reasons": ["version 2 of model digits could not be loaded"]}
     text = run("status", exits=8, status=document).stdout
     assert "DEGRADED" in text
     assert "fault      version 2 of model digits" in text

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from clipperfs import layout
-from clipperfs.cli.wait import judge, wait_for_daemons
-from clipperfs.documents import LoadedVersion, ModelRecord, ReplicaStatus, ServedModel, canonical_bytes
-from clipperfs.errors import TimedOut
+from clipperfs.cli.wait import SETTLE_S, wait_for_daemons
+from clipperfs.cluster import judge
+from clipperfs.documents import LoadedVersion, ModelRecord, ReplicaStatus, ServedModel, canonical_bytes, utc_now
+from clipperfs.errors import Degraded, TimedOut
 from clipperfs.store import Store, open_store
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -45,7 +46,7 @@ def status(name: str, applied: int, *, expires_s: float = 60.0, **states: Any) -
         host="here",
         pid=1,
         software="clipperfs",
-        time="2026-01-01T00:00:00Z",
+        time=utc_now(),
         expires_unix_s=time.time() + expires_s,
         models={"digits": ServedModel(applied_seq=applied, active="1", versions=loaded)},
     )
@@ -109,6 +110,55 @@ def test_time_out_says_of_each_daemon_why(store: Store) -> None:
     assert "b refused version 2: cannot allocate 3 GB" in caught.value.message
     assert set(caught.value.fields["waiting"]) == {"b", "c"}
     json.dumps(caught.value.as_document())
+
+
+def test_refusals_end_the_wait_when_nobody_else_is_on_the_way(store: Store) -> None:
+    put(store, status("a", 5, v2="ready"))
+    put(store, status("b", 5, v1="ready", v2="quarantined", reason="no module named table"))
+    now_s = [0.0]
+
+    def pause(duration_s: float) -> None:
+        now_s[0] += duration_s
+
+    with pytest.raises(Degraded) as caught:
+        wait(store, 2, timeout_s=600.0, clock=lambda: now_s[0], pause=pause)
+    assert SETTLE_S <= now_s[0] < SETTLE_S + 1
+    assert "1 of 2 daemons" in caught.value.message
+    assert "b refused version 2: no module named table" in caught.value.message
+    assert caught.value.fields["refused"] == ["b"]
+
+
+def test_one_that_is_on_the_way_is_waited_for_whatever_others_refuse(store: Store) -> None:
+    put(store, status("a", 4, v1="ready"))
+    put(store, status("b", 5, v2="failed", reason="no"))
+    now_s = [0.0]
+
+    def pause(duration_s: float) -> None:
+        now_s[0] += duration_s
+        if now_s[0] > 3 * SETTLE_S:
+            put(store, status("a", 5, v2="ready"))
+
+    assert wait(store, 1, timeout_s=600.0, clock=lambda: now_s[0], pause=pause) == ["a"]
+
+
+def test_progress_is_told_once_for_each_change(store: Store) -> None:
+    put(store, status("a", 4, v1="ready"))
+    lines: list[str] = []
+    pauses: list[float] = []
+
+    def pause(duration_s: float) -> None:
+        pauses.append(duration_s)
+        if len(pauses) == 3:
+            put(store, status("a", 5, v1="ready", v2="loading"))
+        if len(pauses) == 5:
+            put(store, status("a", 5, v2="ready"))
+
+    wait(store, 1, timeout_s=60.0, pause=pause, say=lines.append)
+    assert lines == [
+        "0 of 1 serve it; a has applied record 4, not yet 5",
+        "0 of 1 serve it; a has not loaded version 2 yet",
+        "1 of 1 serve it",
+    ]
 
 
 def test_no_daemon_at_all_is_said(store: Store) -> None:

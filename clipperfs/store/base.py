@@ -30,6 +30,8 @@ class Capabilities:
     """A call that has returned survives a loss of power."""
     native_events: bool
     """The operating system tells of changes (inotify), as an accelerator of polling."""
+    ranged_reads: bool = False
+    """:meth:`RangedStore.read_range` is there: several parts of one file are worth asking for at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,34 @@ class Store(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """Return where the key lies on this host's own filesystem, or ``None`` when it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive bytes of a file, and how long the whole file was when they were read."""
+
+    data: bytes
+    size_bytes: int
+    """Of the whole file. Where no byte lies at the start that was asked for: at most that start."""
+
+
+@runtime_checkable
+class RangedStore(Protocol):
+    """What a store offers besides when it declares ``ranged_reads``."""
+
+    capabilities: Capabilities
+
+    def read_range(self, key: str, start: int, length: int) -> Piece | None:
+        """Read at most ``length`` bytes from ``start``, fewer only at the file's end; ``None`` when absent.
+
+        Idempotent. Two ranges may belong to different contents when the file is replaced in between: whoever puts them
+        together compares the digest of the whole.
+        """
+
+
+def ranged(store: Store) -> RangedStore | None:
+    """Return the store's way to read ranges, or ``None`` when reading as a stream is all there is."""
+    return store if store.capabilities.ranged_reads and isinstance(store, RangedStore) else None
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clipperfs.errors import InvalidSetting, InvalidSource, StorageError, StorageUnavailable, StoredDataError
-from clipperfs.store.base import Capabilities, Entry, Progress
+from clipperfs.store.base import Capabilities, Entry, Piece, Progress
 from clipperfs.store.s3_error import CONTENDED, NOT_OFFERED, TAKEN, is_absent, status_of
 from clipperfs.store.s3_request import CallLimits, Requests
 from clipperfs.store.s3_stream import ObjectStream, read_range
@@ -41,7 +41,9 @@ class S3Store:
     """
 
     store_class = "s3"
-    capabilities = Capabilities(exclusive_create=True, rename_folder=False, durable=True, native_events=False)
+    capabilities = Capabilities(
+        exclusive_create=True, rename_folder=False, durable=True, native_events=False, ranged_reads=True
+    )
 
     def __init__(self, bucket: str, prefix: str = "", *, limits: CallLimits | None = None, **options: Any) -> None:
         self.bucket = bucket
@@ -78,6 +80,10 @@ class S3Store:
         if first is None:
             return None
         return io.BufferedReader(ObjectStream(self.requests, self._name(key), key, first), 1 << 20)
+
+    def read_range(self, key: str, start: int, length: int) -> Piece | None:
+        found = read_range(self.requests, self._name(key), key, start, length=length)
+        return None if found is None else Piece(found.data, found.size_bytes)
 
     def stat(self, key: str) -> Entry | None:
         """Return an entry by one request. A key that is no document may be a folder's: when absent, a second one asks.

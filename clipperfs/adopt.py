@@ -67,7 +67,8 @@ def assess(entries: Iterable[Entry], manifest_data: bytes | None) -> Assessment:
     wrong = [f"{name} is a {entry.kind}" for name, entry in sorted(found.items()) if entry.kind != "file"]
     manifest, missing = None, []
     if manifest_data is None:
-        missing = [layout.MANIFEST_FILE]
+        halfway = sorted({part for name in found if (part := layout.uncommitted(name)) is not None})
+        missing = [layout.MANIFEST_FILE, *(f"the end of the writer that left {part} there" for part in halfway)]
     elif not manifest_data.endswith(b"}\n"):
         missing = [f"{layout.MANIFEST_FILE} (what is there is cut short: its last line does not end)"]
     else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clipperfs.serverd.events import Events
+from clipperfs.serverd.rota import Rota, next_look_s
 
 from clipperfs import layout
 from clipperfs.adopt import Assessment, look_at
@@ -85,6 +86,8 @@ class ModelCopies:
     recorded: dict[str, tuple[int, str, str, float]] = field(default_factory=dict)
     """By version: number and op of the record that says it exists, its manifest, and when this daemon read it."""
     seen: dict[str, Seen] = field(default_factory=dict)
+    first_s: dict[str, float] = field(default_factory=dict)
+    """By version: when this daemon looked at the copy for the first time."""
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By version: under which circumstances it was refused, and why. It is not tried again under the same."""
 
@@ -110,6 +113,7 @@ class Adopter:
         self._settle_s = settle_s
         self._clock = clock
         self._models: dict[str, ModelCopies] = {}
+        self._rota = Rota()
         self._tries = 0
         self.refusals: dict[tuple[str, str], tuple[str, str]] = {}
         """(model, version) → hook (or an empty text) and reason: what keeps a copy from being adopted or active."""
@@ -118,35 +122,73 @@ class Adopter:
         """Give every refused copy another chance: a person asked for a reload."""
         self._tries += 1
 
-    def settle_soon(self, models: Mapping[str, ModelRecord], only: list[str] | None) -> bool:
-        """Adopt and activate what is due; say whether a record was written. Raises StorageError, NotFound."""
-        workspace = self._registry.workspace
-        if workspace.is_single_writer:
+    def settle_soon(
+        self, models: Mapping[str, ModelRecord], only: list[str] | None, *, everything: bool = True
+    ) -> bool:
+        """Adopt and activate what is due; say whether a record was written. Raises StorageError, NotFound.
+
+        Args:
+            models: the newest record of each model that the daemon follows.
+            only: the models that it serves; ``None``: all.
+            everything: look at every version of every model, which costs the more the more there are; or else at those
+                whose turn it is (:mod:`clipperfs.serverd.rota`).
+        """
+        if self._registry.workspace.is_single_writer:
             return False  # a daemon beside the declared writer would be a second one
         wrote = False
-        for entry in list(workspace.store.list(layout.MODELS)):
-            if entry.kind != "folder" or name_problem(entry.name) is not None or (only and entry.name not in only):
-                continue
-            try:
-                wrote |= self._settle_model(model_name(entry.name), models.get(entry.name))
-            except (DamagedLog, UnknownFeature):
-                continue  # the reader has raised the alarm
+        if everything:
+            for name in self._all_models():
+                if not only or name in only:
+                    wrote |= self._settle_model(name, models.get(name), in_turn=False)
+            return wrote
+        followed = {*models, *self._models, *(only or ())}
+        for name in self._rota.next_models(followed.intersection(only) if only else followed):
+            wrote |= self._settle_model(model_name(name), models.get(name), in_turn=True)
+        for name, version in self._rota.due_copies(self._clock()):
+            wrote |= self._settle_copy(model_name(name), version, models.get(name))
         return wrote
 
-    def _settle_model(self, model: ModelName, record: ModelRecord | None) -> bool:
+    def _all_models(self) -> list[ModelName]:
+        entries = list(self._registry.store.list(layout.MODELS))
+        return [model_name(one.name) for one in entries if one.kind == "folder" and name_problem(one.name) is None]
+
+    def _settle_model(self, model: ModelName, record: ModelRecord | None, *, in_turn: bool) -> bool:
+        """List a model's versions and consider the copies among them; in turn: put the new ones on the list."""
+        try:
+            copies, state = self._read_model(model, record)
+        except (DamagedLog, UnknownFeature):
+            return False  # the reader has raised the alarm
+        wrote = False
+        for entry in list(self._registry.store.list(layout.versions(model))):
+            is_version = entry.kind == "folder" and name_problem(entry.name) is None
+            if not is_version or entry.name in copies.recorded or entry.name in state.retired:
+                continue
+            if not in_turn:
+                wrote |= self._consider(model, entry.name, copies, state)
+            elif not self._rota.knows((model, entry.name)):
+                self._rota.plan((model, entry.name), self._clock())
+        return wrote | self._take_over(model, copies, state)
+
+    def _settle_copy(self, model: ModelName, version: str, record: ModelRecord | None) -> bool:
+        """Look at one copy again."""
+        try:
+            copies, state = self._read_model(model, record)
+        except (DamagedLog, UnknownFeature):
+            self._rota.drop((model, version))
+            return False
+        if version in copies.recorded or version in state.retired:
+            self._rota.drop((model, version))
+            return False
+        return self._consider(model, version, copies, state)
+
+    def _read_model(self, model: ModelName, record: ModelRecord | None) -> tuple[ModelCopies, ModelState]:
         copies = self._models.setdefault(model, ModelCopies())
         if record is None or record.seq != copies.log_seq:
             self._read_log(model, copies)
         state = record.state if record else ModelState()
         if state.active is not None:
             self.refusals.pop((model, state.active.version), None)
-        wrote = False
-        for entry in list(self._registry.store.list(layout.versions(model))):
-            is_version = entry.kind == "folder" and name_problem(entry.name) is None
-            if not is_version or entry.name in copies.recorded or entry.name in state.retired:
-                continue
-            wrote |= self._consider(model, entry.name, copies, state)
-        return wrote | self._take_over(model, copies, state)
+        return copies, state
 
     def _read_log(self, model: ModelName, copies: ModelCopies) -> None:
         """Take note of the versions that records newer than those read before speak of."""
@@ -166,15 +208,29 @@ class Adopter:
     def _consider(self, model: ModelName, version: str, copies: ModelCopies, state: ModelState) -> bool:
         try:
             there = look_at(self._registry.workspace, model, version_name(version))
-        except NotFound:  # an empty folder: nothing has arrived yet
+        except NotFound:  # an empty folder: nothing has arrived yet, or it is gone again
             copies.seen.pop(version, None)
+            self._rota.drop((model, version))
             return False
         now_s = self._clock()
         seen = copies.seen.get(version)
         verdict = judge_copy(there, seen, state.policy, now_s, self._settle_s)
         if seen is None or seen.listing != there.listing:
-            copies.seen[version] = Seen(there.listing, now_s)
-        if verdict != "adopt" or self._is_refused(model, version, copies, state, there.listing):
+            copies.seen[version] = seen = Seen(there.listing, now_s)
+        is_refused = self._is_refused(model, version, copies, state, there.listing)
+        is_whole = there.state == "complete"
+        is_plain = there.missing == [layout.MANIFEST_FILE] and not there.is_publishing
+        is_marked = is_plain and there.marker is not None and there.size_bytes > 0 and state.policy.adopt != "manifest"
+        at_s = next_look_s(
+            now_s=now_s,
+            first_s=copies.first_s.setdefault(version, now_s),
+            since_s=seen.since_s,
+            settle_s=self._settle_s,
+            quiet_s=state.policy.quiet_s if is_plain and state.policy.adopt == "quiescent" else None,
+            is_settling=verdict == "wait" and (is_whole or is_marked),
+        )
+        self._rota.plan((model, version), at_s)
+        if verdict != "adopt" or is_refused:
             return False
         return self._adopt(model, version, copies, state, there.listing)
 

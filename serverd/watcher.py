@@ -11,6 +11,7 @@ import random
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from clipperfs.serverd.adopter import Adopter
@@ -69,6 +70,7 @@ class Watcher:
         self._lock = asyncio.Lock()
         self._stuck: asyncio.Future[Any] | None = None
         self._settling: asyncio.Future[bool] | None = None
+        self._owes_sweep = False
         self._swept_s: float | None = None
         self._observer: Any = None
         self._watched: set[str] = set()
@@ -110,9 +112,8 @@ class Watcher:
             self._on_look(look)
             if self.follows:
                 self._observe(look)
-                # Copies are found by listing every model's versions: over a network, a sweep's price, not a poll's.
-                if is_sweep or self._reader.workspace.store.capabilities.native_events:
-                    self._settle_copies(look)
+                # Copies are found by listing models' versions: over a network, all at a sweep, some at a poll.
+                self._settle_copies(look, is_sweep or self._reader.workspace.store.capabilities.native_events)
             return look
 
     async def _look(self, full: bool) -> tuple[Look, bool]:
@@ -134,12 +135,13 @@ class Watcher:
             self._swept_s = now_s
         return look, full
 
-    def _settle_copies(self, look: Look) -> None:
+    def _settle_copies(self, look: Look, everything: bool) -> None:
         """Have plain copies adopted, on a thread: hashing them and running hooks may take long."""
+        self._owes_sweep = self._owes_sweep or everything
         if self._settling is None or self._settling.done():
-            self._settling = self._loop.run_in_executor(
-                self._slow_executor, self._adopter.settle_soon, look.models, self._models
-            )
+            everything, self._owes_sweep = self._owes_sweep, False
+            settle = partial(self._adopter.settle_soon, look.models, self._models, everything=everything)
+            self._settling = self._loop.run_in_executor(self._slow_executor, settle)
             self._settling.add_done_callback(self._take_settled)
 
     def _take_settled(self, settling: asyncio.Future[bool]) -> None:

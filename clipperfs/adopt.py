@@ -253,8 +253,7 @@ def _hash_files(
                     f"version {version} of model {model}: {entry.name} is gone", missing=[entry.name]
                 )
             with stream:
-                digest, size_bytes = digest_stream(stream)
-            workspace.reporter.advance(size_bytes)
+                digest, size_bytes = digest_stream(stream, workspace.reporter.advance)
             files.append(FileEntry(path=entry.name, size=size_bytes, sha256=digest, executable=entry.executable))
     finally:
         workspace.reporter.end()

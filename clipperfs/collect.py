@@ -12,11 +12,11 @@ from datetime import datetime
 from clipperfs import layout
 from clipperfs.digest import digest_bytes
 from clipperfs.documents import ModelState, ReplicaStatus, Tombstone, canonical_bytes, parse_document, utc_now
-from clipperfs.errors import Conflict, InvalidDocument, StoredDataError
+from clipperfs.errors import Conflict, InvalidDocument, StorageDenied, StoredDataError
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName, model_name, name_problem, version_name
 from clipperfs.steer import begin_purge, end_purge
-from clipperfs.store import Entry
+from clipperfs.store import Entry, PartedStore
 from clipperfs.view import model_names
 from clipperfs.workspace import Workspace
 
@@ -53,6 +53,7 @@ def collect(workspace: Workspace, *, dry_run: bool = False, now_unix_s: float | 
         _collect_stagings(workspace, model, now, report, dry_run)
     _collect_claims(workspace, now, report, dry_run)
     _collect_probes(workspace, now, report, dry_run)
+    _collect_uploads(workspace, now, report, dry_run)
     report.hints = prune_hints(workspace, now_unix_s=now, dry_run=dry_run)
     return report
 
@@ -191,6 +192,24 @@ def _collect_probes(workspace: Workspace, now: float, report: CollectReport, dry
     for entry in list(workspace.store.list(layout.PROBES)):
         if entry.kind == "folder" and layout.is_probe_scratch(entry.name):
             _collect_folder(workspace, f"{layout.PROBES}/{entry.name}", entry, "a probe", now, report, dry_run)
+
+
+def _collect_uploads(workspace: Workspace, now: float, report: CollectReport, dry_run: bool) -> None:
+    """Take away the parts of uploads that nobody has ended for a day: no listing shows them, but they take room."""
+    store = workspace.store
+    if not isinstance(store, PartedStore):
+        return
+    try:
+        for upload in list(store.unfinished_uploads()):
+            if now - upload.began_unix_s < STAGING_AGE_S:
+                report.kept.append((upload.name, "an upload may still be going on, or be taken up again"))
+                continue
+            if not dry_run:
+                store.abort_upload(upload)
+            report.stagings.append(f"{upload.name} (parts of an upload)")
+            report.freed_bytes += upload.size_bytes
+    except StorageDenied as error:  # a right of its own, which older policies of buckets lack
+        report.kept.append(("uploads that never ended", error.message))
 
 
 def _places_of(workspace: Workspace, root: str) -> list[str]:

@@ -127,6 +127,42 @@ class RangedStore(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload in parts that was begun and has not ended. What it holds takes room and is not seen by anybody."""
+
+    name: str
+    """Of the file that it was to become, as the server knows it."""
+    upload: str
+    began_unix_s: float
+    size_bytes: int
+
+
+@runtime_checkable
+class PartedStore(Protocol):
+    """What a store offers besides whose uploads in parts outlive a crash: it goes on with them, and collects them."""
+
+    def upload_known(
+        self,
+        source: str | os.PathLike[str],
+        key: str,
+        digest: str,
+        *,
+        executable: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        """Do as :meth:`Store.upload` with a file whose SHA-256 the caller has just computed: it is read once.
+
+        Raises InvalidSource when the bytes that are sent have another.
+        """
+
+    def unfinished_uploads(self) -> Iterator[Unfinished]:
+        """Yield the uploads that have not ended."""
+
+    def abort_upload(self, upload: Unfinished) -> None:
+        """Take away what an upload holds. Idempotent."""
+
+
 def ranged(store: Store) -> RangedStore | None:
     """Return the store's way to read ranges, or ``None`` when reading as a stream is all there is."""
     return store if store.capabilities.ranged_reads and isinstance(store, RangedStore) else None

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clipperfs.errors import InvalidSetting, InvalidSource, StorageError, StorageUnavailable, StoredDataError
-from clipperfs.store.base import Capabilities, Entry, Piece, Progress
+from clipperfs.store.base import Capabilities, Entry, Piece, Progress, Unfinished
 from clipperfs.store.s3_error import CONTENDED, NOT_OFFERED, TAKEN, is_absent, status_of
+from clipperfs.store.s3_parts import abort, list_unfinished
 from clipperfs.store.s3_request import CallLimits, Requests
 from clipperfs.store.s3_stream import ObjectStream, read_range
 from clipperfs.store.s3_upload import EXECUTABLE, upload_stream
@@ -182,6 +183,33 @@ class S3Store:
 
         Raises InvalidSource when the file cannot be read, FileNotFoundError when it is gone.
         """
+        return self._upload(source, key, None, executable, progress)
+
+    def upload_known(
+        self,
+        source: str | os.PathLike[str],
+        key: str,
+        digest: str,
+        *,
+        executable: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        return self._upload(source, key, digest, executable, progress)
+
+    def unfinished_uploads(self) -> Iterator[Unfinished]:
+        return list_unfinished(self.requests, f"{self.prefix}/" if self.prefix else "")
+
+    def abort_upload(self, upload: Unfinished) -> None:
+        abort(self.requests, upload.name, upload.name, upload.upload)
+
+    def _upload(
+        self,
+        source: str | os.PathLike[str],
+        key: str,
+        digest: str | None,
+        executable: bool,
+        progress: Progress | None,
+    ) -> str:
         name = self._name(key)
         try:
             descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -190,7 +218,9 @@ class S3Store:
         except OSError as error:
             raise InvalidSource(f"cannot read {os.fspath(source)}: {error.strerror}") from error
         with open(descriptor, "rb", buffering=0) as stream:
-            return upload_stream(self.requests, name, key, stream, executable=executable, progress=progress)
+            return upload_stream(
+                self.requests, name, key, stream, executable=executable, progress=progress, digest=digest
+            )
 
     def rename_folder(self, source: str, target: str) -> bool:
         raise StorageError("an S3 store does not rename folders, as its capabilities say")

@@ -7,7 +7,6 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 import pytest
 

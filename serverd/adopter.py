@@ -15,7 +15,7 @@ from clipperfs.serverd.events import Events
 from clipperfs.serverd.rota import Rota, next_look_s
 
 from clipperfs import layout
-from clipperfs.adopt import Assessment, look_at
+from clipperfs.adopt import Assessment, find_uploads, look_at
 from clipperfs.documents import ModelRecord, ModelState, Policy
 from clipperfs.errors import (
     ActivationRefused,
@@ -231,6 +231,8 @@ class Adopter:
         )
         self._rota.plan((model, version), at_s)
         if verdict != "adopt" or is_refused:
+            return False
+        if there.manifest is None and find_uploads(self._registry.workspace, model, version_name(version)):
             return False
         return self._adopt(model, version, copies, state, there.listing)
 

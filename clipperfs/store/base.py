@@ -156,8 +156,8 @@ class PartedStore(Protocol):
         Raises InvalidSource when the bytes that are sent have another.
         """
 
-    def unfinished_uploads(self) -> Iterator[Unfinished]:
-        """Yield the uploads that have not ended."""
+    def unfinished_uploads(self, prefix: str = "") -> Iterator[Unfinished]:
+        """Yield the uploads below a folder that have not ended, by whatever tool."""
 
     def abort_upload(self, upload: Unfinished) -> None:
         """Take away what an upload holds. Idempotent."""

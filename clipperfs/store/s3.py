@@ -196,8 +196,9 @@ class S3Store:
     ) -> str:
         return self._upload(source, key, digest, executable, progress)
 
-    def unfinished_uploads(self) -> Iterator[Unfinished]:
-        return list_unfinished(self.requests, f"{self.prefix}/" if self.prefix else "")
+    def unfinished_uploads(self, prefix: str = "") -> Iterator[Unfinished]:
+        folder = self._name(prefix) if prefix else self.prefix
+        return list_unfinished(self.requests, f"{folder}/" if folder else "")
 
     def abort_upload(self, upload: Unfinished) -> None:
         abort(self.requests, upload.name, upload.name, upload.upload)

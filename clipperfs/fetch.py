@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import BinaryIO
 
@@ -146,7 +146,7 @@ class Fetch:
                 tell(arrived_bytes)
         return arrived_bytes == entry.size and state.hexdigest() == entry.sha256
 
-    def _arriving(self, entry: FileEntry, start: int) -> Iterator[bytes]:
+    def _arriving(self, entry: FileEntry, start: int) -> Generator[bytes, None, None]:
         """Yield the bytes of a file from ``start``, in order."""
         if start == entry.size:
             return
@@ -167,7 +167,7 @@ class Fetch:
                     _skip(stream, start)
                 yield from read_chunks(stream)
 
-    def _arriving_ranges(self, store: RangedStore, entry: FileEntry, start: int) -> Iterator[bytes]:
+    def _arriving_ranges(self, store: RangedStore, entry: FileEntry, start: int) -> Generator[bytes, None, None]:
         coming: deque[Future[bytes]] = deque()
         asked = start
         try:

@@ -142,10 +142,10 @@ class Adopter:
                     wrote |= self._settle_model(name, models.get(name), in_turn=False)
             return wrote
         followed = {*models, *self._models, *(only or ())}
-        for name in self._rota.next_models(followed.intersection(only) if only else followed):
-            wrote |= self._settle_model(model_name(name), models.get(name), in_turn=True)
-        for name, version in self._rota.due_copies(self._clock()):
-            wrote |= self._settle_copy(model_name(name), version, models.get(name))
+        for model in self._rota.next_models(followed.intersection(only) if only else followed):
+            wrote |= self._settle_model(model_name(model), models.get(model), in_turn=True)
+        for model, version in self._rota.due_copies(self._clock()):
+            wrote |= self._settle_copy(model_name(model), version, models.get(model))
         return wrote
 
     def _all_models(self) -> list[ModelName]:

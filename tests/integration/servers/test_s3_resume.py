@@ -62,7 +62,8 @@ def break_off(server: S3Server, prefix: str, path: Path, key: str = "v/large.bin
 def test_upload_that_was_cut_off_sends_only_what_is_missing(server: S3Server, prefix: str, large: Path) -> None:
     break_off(server, prefix, large)
     with FaultProxy(server.addresses[0]) as proxy:
-        store, seen = server.store(prefix, proxy.url), []
+        store = server.store(prefix, proxy.url)
+        seen: list[int] = []
         digest = digest_bytes(large.read_bytes())
         assert store.upload_known(large, "v/large.bin", digest, executable=False, progress=seen.append) == digest
         assert parts_sent(proxy) == 1

@@ -6,9 +6,11 @@ exclusive creation decides, and losing is no error.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Literal
 
 from clipperfs.serverd.events import Events
@@ -114,9 +116,14 @@ class Adopter:
         self._clock = clock
         self._models: dict[str, ModelCopies] = {}
         self._rota = Rota()
+        self._told: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._tries = 0
         self.refusals: dict[tuple[str, str], tuple[str, str]] = {}
         """(model, version) → hook (or an empty text) and reason: what keeps a copy from being adopted or active."""
+
+    def tell(self, model: str, version: str) -> None:
+        """Have a copy looked at soon: somebody says that something of it has arrived. Any thread."""
+        self._told.put((model, version))
 
     def retry(self) -> None:
         """Give every refused copy another chance: a person asked for a reload."""
@@ -141,12 +148,23 @@ class Adopter:
                 if not only or name in only:
                     wrote |= self._settle_model(name, models.get(name), in_turn=False)
             return wrote
+        self._plan_told(only)
         followed = {*models, *self._models, *(only or ())}
         for model in self._rota.next_models(followed.intersection(only) if only else followed):
             wrote |= self._settle_model(model_name(model), models.get(model), in_turn=True)
         for model, version in self._rota.due_copies(self._clock()):
             wrote |= self._settle_copy(model_name(model), version, models.get(model))
         return wrote
+
+    def _plan_told(self, only: list[str] | None) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                model, version = self._told.get_nowait()
+                is_settled = model in self._models and version in self._models[model].recorded
+                if not is_settled and not (only and model not in only):
+                    # Of one that is known, the next event may be about to come: many files are many events.
+                    is_known = self._rota.knows((model, version))
+                    self._rota.hasten((model, version), self._clock() + (self._settle_s if is_known else 0.0))
 
     def _all_models(self) -> list[ModelName]:
         entries = list(self._registry.store.list(layout.MODELS))

@@ -5,9 +5,11 @@ Blocks on the storage; the watcher calls it on a thread, one look at a time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from clipperfs.serverd.statedir import StateDir
@@ -56,7 +58,12 @@ class RegistryReader:
         self._alarms: dict[str, str] = {}
         self._last_hint = ""
         self._turn = 0
+        self._told: SimpleQueue[Subject] = SimpleQueue()
         self._registry_id, self._remembered = _read_memory(state)
+
+    def tell(self, subject: Subject) -> None:
+        """Have the next look ask for a ledger's head: somebody says that it has changed. Any thread."""
+        self._told.put(subject)
 
     def look(self, *, full: bool) -> Look:
         """Look for new heads.
@@ -78,6 +85,9 @@ class RegistryReader:
             )
         self._registry_id = document.registry_id
         hinted, last_hint = self._read_hints(full)
+        with contextlib.suppress(Empty):
+            while True:
+                hinted.add(self._told.get_nowait())
         subjects = sorted(filter(self._serves, {*(self._subjects() if full else hinted), *self._known()}), key=str)
         probed = self._probed(subjects)
         changed = []

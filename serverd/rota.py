@@ -44,6 +44,10 @@ class Rota:
         """Have a copy looked at as soon as it is ``at_s``."""
         self._due[copy] = at_s
 
+    def hasten(self, copy: Copy, at_s: float) -> None:
+        """Have a copy looked at when it is ``at_s``, unless it is due before."""
+        self._due[copy] = min(self._due.get(copy, at_s), at_s)
+
     def drop(self, copy: Copy) -> None:
         """Take a copy off the list. Idempotent."""
         self._due.pop(copy, None)

@@ -56,7 +56,7 @@ class Watcher:
         on_failure: Callable[[ClipperfsError], None],
     ) -> None:
         self.follows = False
-        self._reader = reader
+        self.reader = reader
         self._adopter = adopter
         self._executor = executor
         self._slow_executor = slow_executor
@@ -113,7 +113,7 @@ class Watcher:
             if self.follows:
                 self._observe(look)
                 # Copies are found by listing models' versions: over a network, all at a sweep, some at a poll.
-                self._settle_copies(look, is_sweep or self._reader.workspace.store.capabilities.native_events)
+                self._settle_copies(look, is_sweep or self.reader.workspace.store.capabilities.native_events)
             return look
 
     async def _look(self, full: bool) -> tuple[Look, bool]:
@@ -123,7 +123,7 @@ class Watcher:
                 raise StorageUnavailable("the registry still does not answer an earlier look")
             self._stuck = None
         full = full or self._swept_s is None or now_s - self._swept_s >= self._sweep_s
-        working = self._loop.run_in_executor(self._executor, lambda: self._reader.look(full=full))
+        working = self._loop.run_in_executor(self._executor, lambda: self.reader.look(full=full))
         try:
             async with asyncio.timeout(LOOK_LIMIT_S):
                 look = await asyncio.shield(working)
@@ -155,7 +155,7 @@ class Watcher:
 
     def _observe(self, look: Look) -> None:
         """Have the system tell of changes, where the registry lies on this host. Never needed, only quicker."""
-        store = self._reader.workspace.store
+        store = self.reader.workspace.store
         if not store.capabilities.native_events:
             return
         folders = [layout.CHANGES]
@@ -172,7 +172,7 @@ class Watcher:
                     self._observer = Observer()
                     self._observer.daemon = True
                     self._observer.start()
-                self._observer.schedule(_Poker(self._poke_from_thread), str(path), recursive=False)
+                self._observer.schedule(_Poker(self.poke_from_thread), str(path), recursive=False)
                 self._watched.add(folder)
             except (OSError, RuntimeError) as error:  # no inotify instances left, for example
                 self._events.tell("polling only", reason=str(error))
@@ -184,7 +184,8 @@ class Watcher:
         if observer is not None:
             observer.stop()
 
-    def _poke_from_thread(self) -> None:
+    def poke_from_thread(self) -> None:
+        """Have a look taken soon. Any thread."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self.poke)
 

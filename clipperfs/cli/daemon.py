@@ -37,6 +37,7 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
         cache_dir=settings.cache_dir,
         cache_limit_bytes=int(settings.cache_limit),
         models=settings.models,
+        event_queue=settings.event_queue,
         watch=settings.watch,
         drain_s=settings.drain,
         **options,
@@ -58,6 +59,7 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
 @click.option("--frontends", metavar="N|auto", help="Frontend processes; auto: a processor each but one.  [default: 1]")
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="Serve only this model; may be repeated.")
 @click.option("--cache-limit", metavar="SIZE", help="What the local cache may hold, unused.  [default: 20GB]")
+@click.option("--event-queue", metavar="URL", help="An SQS queue of this daemon's own that tells of the bucket.")
 @click.option("--no-watch", is_flag=True, help="Do not follow the registry until 'clipperfs watch' or a reload.")
 @state_dir_option
 @click.option("--wait", "wait_s", type=DURATION, default="60s", show_default=True, help="Time to get ready (exit 7).")
@@ -70,6 +72,7 @@ def start(
     frontends: str | None,
     models: tuple[str, ...],
     cache_limit: str | None,
+    event_queue: str | None,
     no_watch: bool,
     state_dir: str | None,
     wait_s: float,
@@ -88,6 +91,7 @@ def start(
         frontends=frontends,
         models=list(models) or None,
         cache_limit=cache_limit,
+        event_queue=event_queue,
         watch=False if no_watch else None,
         state_dir=state_dir,
     )

@@ -26,6 +26,7 @@ PART_BYTES = 8 << 20
 MOST_PARTS = 9_000
 """S3 allows 10,000."""
 PARALLEL_PARTS = 4
+UPLOADS_COMPARED = 4
 
 Tell = Callable[[int], None]
 
@@ -134,12 +135,15 @@ def abort(requests: Requests, name: str, key: str, upload: str) -> None:
 
 
 def _find_upload(target: Target) -> tuple[str, dict[int, Part]] | None:
-    """Return the newest upload of this object that has not ended, and its parts; ``None`` also when asking fails."""
+    """Return the upload of this object that has not ended and holds most, and its parts; ``None`` when there is none.
+
+    There may be several: beginning one is tried again when the answer is lost. Asking that fails finds none.
+    """
     with contextlib.suppress(StorageError):
         mine = [one for one in _uploads(target.requests, target.name) if one["Key"] == target.name]
-        if mine:
-            upload = str(max(mine, key=lambda one: one["Initiated"])["UploadId"])
-            return upload, _list_parts(target.requests, target.name, upload)
+        newest = sorted(mine, key=lambda one: one["Initiated"])[-UPLOADS_COMPARED:]
+        found = [(str(one["UploadId"]), _list_parts(target.requests, target.name, one["UploadId"])) for one in newest]
+        return max(found, key=lambda upload: len(upload[1]), default=None)
     return None
 
 

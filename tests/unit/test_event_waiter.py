@@ -107,7 +107,7 @@ def test_events_are_told_before_the_look_and_others_cause_none(monkeypatch: pyte
 
 
 def test_failure_shows_until_events_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_waiter.random, "uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.01)
     failing = Script(StorageUnavailable("no queue there"), StorageUnavailable("no queue there"))
     waiter, _ = run(failing, lambda: None)
     assert waiter.failure == "no queue there"

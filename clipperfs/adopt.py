@@ -6,6 +6,7 @@ Source: ``registry_layout.md`` §8.5, §8.6.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,11 +25,21 @@ from clipperfs.documents import (
     utc_now,
 )
 from clipperfs.documents.base import validation_summary
-from clipperfs.errors import Conflict, DamagedVersion, IncompleteVersion, InvalidDocument, InvalidSource, NotFound
+from clipperfs.errors import (
+    Conflict,
+    DamagedVersion,
+    IncompleteVersion,
+    InvalidDocument,
+    InvalidSource,
+    NotFound,
+    StorageDenied,
+)
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName
-from clipperfs.store import Entry
+from clipperfs.store import Entry, PartedStore
 from clipperfs.workspace import Workspace
+
+ABANDONED_UPLOAD_S = 86_400.0
 
 VersionState = Literal["complete", "incoming", "broken", "purged"]
 
@@ -67,7 +78,8 @@ def assess(entries: Iterable[Entry], manifest_data: bytes | None) -> Assessment:
     wrong = [f"{name} is a {entry.kind}" for name, entry in sorted(found.items()) if entry.kind != "file"]
     manifest, missing = None, []
     if manifest_data is None:
-        missing = [layout.MANIFEST_FILE]
+        halfway = sorted({part for name in found if (part := layout.uncommitted(name)) is not None})
+        missing = [layout.MANIFEST_FILE, *(f"the end of the writer that left {part} there" for part in halfway)]
     elif not manifest_data.endswith(b"}\n"):
         missing = [f"{layout.MANIFEST_FILE} (what is there is cut short: its last line does not end)"]
     else:
@@ -147,6 +159,21 @@ def read_manifest(workspace: Workspace, model: ModelName, version: VersionName) 
         raise DamagedVersion(f"the manifest of version {version} of model {model}: {error.message}") from error
 
 
+def find_uploads(workspace: Workspace, model: ModelName, version: VersionName) -> list[str]:
+    """Return the files of a copy that somebody is sending in parts: no listing shows them before they are whole.
+
+    Those that were begun more than a day ago are taken for abandoned.
+    """
+    store = workspace.store
+    if not isinstance(store, PartedStore):
+        return []
+    try:
+        uploads = list(store.unfinished_uploads(layout.version(model, version)))
+    except StorageDenied:  # a right of its own; without it the rules of the listing must do
+        return []
+    return sorted({one.name for one in uploads if time.time() - one.began_unix_s < ABANDONED_UPLOAD_S})
+
+
 def seal_copy(workspace: Workspace, model: ModelName, version: VersionName, settings: VersionSettings | None) -> Digest:
     """Write the manifest of a copy that came without one; return its digest.
 
@@ -168,6 +195,12 @@ def seal_copy(workspace: Workspace, model: ModelName, version: VersionName, sett
             f"version {version} of model {model} is being published",
             hint="if the publisher is dead, run 'clipperfs publish' again with the same files",
             missing=[],
+        )
+    if uploads := find_uploads(workspace, model, version):
+        raise IncompleteVersion(
+            f"version {version} of model {model}: {uploads[0]} is being uploaded",
+            hint="wait for the copy to end; if its tool is dead, abort that upload (aws s3api abort-multipart-upload)",
+            missing=uploads,
         )
     arrived = _list_payload(workspace, model, version)
     files = _hash_files(workspace, model, version)
@@ -252,8 +285,7 @@ def _hash_files(
                     f"version {version} of model {model}: {entry.name} is gone", missing=[entry.name]
                 )
             with stream:
-                digest, size_bytes = digest_stream(stream)
-            workspace.reporter.advance(size_bytes)
+                digest, size_bytes = digest_stream(stream, workspace.reporter.advance)
             files.append(FileEntry(path=entry.name, size=size_bytes, sha256=digest, executable=entry.executable))
     finally:
         workspace.reporter.end()

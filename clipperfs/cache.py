@@ -5,6 +5,8 @@
     manifests/<manifest digest>  the manifest's bytes
     recorded/<registry>/<model>  which versions a log records: see ``clipperfs.recorded``
     locks/<manifest digest>      held shared by whoever uses the version; its time is the last use
+    partial/<digest>[x]          the beginning of a content; its writer holds its lock (:mod:`clipperfs.fetch`)
+    filling/<manifest digest>    somebody began to bring this version in: its blobs stay, though no tree links to them
 
 Why our own: fsspec's caches return a truncated file without an error (measured).
 """
@@ -29,6 +31,7 @@ from clipperfs.limits import LIMITS
 from clipperfs.store.oserror import told_plainly
 
 STALE_TEMPORARY_S = 86_400.0
+"""What interrupted work left behind is kept for so long, in case it is taken up again."""
 
 
 def default_cache_dir() -> Path:
@@ -140,11 +143,52 @@ class Cache:
             with contextlib.suppress(OSError):
                 os.unlink(self.blob(entry))
 
+    def has_blob(self, entry: FileEntry) -> bool:
+        """Say whether a file's content is there."""
+        try:
+            return os.lstat(self.blob(entry)).st_size == entry.size
+        except OSError:
+            return False
+
+    def find_twin(self, entry: FileEntry) -> Path | None:
+        """Return the blob with the same content that differs in whether it may be executed, if it is there."""
+        twin = entry.model_copy(update={"executable": not entry.executable})
+        return self.blob(twin) if self.has_blob(twin) else None
+
+    def partial(self, entry: FileEntry) -> Path:
+        """Return where the beginning of a file's content is, or would be."""
+        return self.root / "partial" / self.blob(entry).name
+
+    def lock_partial(self, entry: FileEntry) -> int | None:
+        """Open the beginning of a content for writing, alone; ``None`` when somebody else writes it.
+
+        Returns a descriptor. Closing it, or the end of the process, lets go. Raises StorageError.
+        """
+        path = self._folder("partial") / self.partial(entry).name
+        self._folder("blobs/sha256")
+        with told_plainly("lock", str(path)):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            os.close(descriptor)  # another's, or renamed or removed since it was opened
+            return None
+
     @contextlib.contextmanager
-    def filling(self) -> Iterator[None]:
-        """Keep blobs that no tree links to yet from being swept, for as long as the block runs."""
+    def filling(self, digest: Digest) -> Iterator[None]:
+        """Keep blobs that no tree links to yet from being swept while the block runs.
+
+        When it fails, or the process dies, those of this version stay for a day, to be used by the next attempt.
+        """
+        marker = self._folder("filling") / digest
+        with told_plainly("write", str(marker)):
+            marker.touch(mode=0o600)
         with self._locked(fcntl.LOCK_SH):
             yield
+        marker.unlink(missing_ok=True)
 
     def new_blob_path(self) -> Path:
         """Return a fresh path beside the blobs, to be renamed to :meth:`blob` when its content is proven."""
@@ -176,8 +220,8 @@ class Cache:
                 break
             if self._drop(version.digest):
                 freed += version.size_bytes
-        with self._locked(fcntl.LOCK_EX):
-            self._sweep()
+        with contextlib.suppress(BlockingIOError), self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            self._sweep()  # while somebody fills the cache, it is left to whoever evicts next
         return max(freed, 0)
 
     def write(self, path: Path, data: bytes) -> None:
@@ -225,13 +269,27 @@ class Cache:
 
     def _sweep(self) -> None:
         """Remove blobs that no tree links to, and what interrupted work left behind."""
+        wanted = self._wanted_blobs()
         for blob in (self.root / "blobs" / "sha256").glob("*"):
-            if os.lstat(blob).st_nlink == 1:
+            if os.lstat(blob).st_nlink == 1 and blob.name not in wanted:
                 blob.unlink()
+        for partial in (self.root / "partial").glob("*"):
+            _remove_unlocked(partial)
         for left in [*(self.root / "versions").glob(".*"), *(self.root / "manifests").glob(".*")]:
             with contextlib.suppress(FileNotFoundError):  # its owner may be removing it at this moment
                 if left.name.startswith(".evicted-") or time.time() - os.lstat(left).st_mtime > STALE_TEMPORARY_S:
                     shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+
+    def _wanted_blobs(self) -> set[str]:
+        """Return the names of the blobs of versions that somebody began to bring in less than a day ago."""
+        wanted: set[str] = set()
+        for marker in (self.root / "filling").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - os.lstat(marker).st_mtime > STALE_TEMPORARY_S:
+                    marker.unlink()
+                elif (manifest := self.find_manifest(Digest(marker.name))) is not None:
+                    wanted.update(self.blob(entry).name for entry in manifest.files)
+        return wanted
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
@@ -260,6 +318,19 @@ def _tree_bytes(tree: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 size_bytes += os.lstat(os.path.join(folder, name)).st_size
     return size_bytes
+
+
+def _remove_unlocked(partial: Path) -> None:
+    """Remove the beginning of a content that nobody has written to for a day."""
+    with contextlib.suppress(FileNotFoundError, BlockingIOError):
+        if time.time() - os.lstat(partial).st_mtime <= STALE_TEMPORARY_S:
+            return
+        descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _has_renamed(source: Path, target: Path) -> bool:

@@ -25,10 +25,12 @@ from clipperfs.leftover import (
     collect_probes,
     collect_stagings,
     collect_statuses,
+    collect_uploads,
     is_incoming,
     is_version,
     old_hints,
     size_of,
+    split_claims,
 )
 from clipperfs.leftover import Total as Total
 from clipperfs.leftover import prune_hints as prune_hints
@@ -84,6 +86,7 @@ def collect(
     for place in (layout.CHANGES, layout.REPLICAS, layout.PROBES):
         collect_claims(sweep, place, list(workspace.store.list(place)))
     collect_probes(sweep)
+    collect_uploads(sweep)
     collect_statuses(sweep, seen)
     for hint in old_hints(workspace, now):
         sweep.report.hints += 1
@@ -138,7 +141,10 @@ def _collect_model(sweep: Sweep, model: ModelName, in_use: dict[tuple[str, str],
         version = version_name(name)
         mark = state.retired.get(name)
         if mark is None and is_incoming(inside):
-            collect_incoming(sweep, model, version, state, inside)
+            claims, copy = split_claims(inside)
+            collect_claims(sweep, layout.version(model, version), claims)
+            if copy:
+                collect_incoming(sweep, model, version, state, copy)
             continue
         collect_claims(sweep, layout.version(model, version), inside)
         if mark is None or mark.stage == "retired":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NewType
 
 Digest = NewType("Digest", str)
@@ -29,18 +29,21 @@ def digest_bytes(data: bytes) -> Digest:
     return Digest(hashlib.sha256(data).hexdigest())
 
 
-def digest_file(path: str | os.PathLike[str]) -> tuple[Digest, int]:
-    """Return the SHA-256 and the size in bytes of a local file."""
+def digest_file(
+    path: str | os.PathLike[str], progress: Callable[[int], None] = lambda size_bytes: None
+) -> tuple[Digest, int]:
+    """Return the SHA-256 and the size in bytes of a local file. ``progress`` is told of each chunk's size."""
     with open(path, "rb", buffering=0) as stream:
-        return digest_stream(stream)
+        return digest_stream(stream, progress)
 
 
-def digest_stream(stream: BinaryIO) -> tuple[Digest, int]:
+def digest_stream(stream: BinaryIO, progress: Callable[[int], None] = lambda size_bytes: None) -> tuple[Digest, int]:
     """Read ``stream`` to its end; return the SHA-256 and the number of bytes read."""
     state, size_bytes = hashlib.sha256(), 0
     for chunk in read_chunks(stream):
         state.update(chunk)
         size_bytes += len(chunk)
+        progress(len(chunk))
     return Digest(state.hexdigest()), size_bytes
 
 

@@ -147,6 +147,20 @@ def is_payload(path: str) -> bool:
     return path not in NOT_PAYLOAD and ("/" in path or not path.startswith(CLAIM_PREFIX))
 
 
+def uncommitted(path: str) -> str | None:
+    """Return the part of a file's path by which a writer says that it has not committed it; ``None``: it does not.
+
+    Hadoop's and Spark's committers write below ``_temporary/`` (on S3 ``__magic…/``), ``hdfs dfs -put`` to a name that
+    ends in ``._COPYING_``, and DistCp to ``.distcp.tmp.…``; what is finished is renamed.
+    """
+    segments = path.split("/")
+    for depth, segment in enumerate(segments, start=1):
+        is_folder = depth < len(segments) and (segment == "_temporary" or segment.startswith("__magic"))
+        if is_folder or segment.endswith("._COPYING_") or segment.startswith(".distcp.tmp."):
+            return "/".join(segments[:depth])
+    return None
+
+
 def is_change(file_name: str) -> bool:
     """Say whether a file name in ``changes/`` is that of a hint."""
     return _HINT.fullmatch(file_name) is not None

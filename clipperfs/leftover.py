@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from clipperfs import layout
 from clipperfs.activate import recorded_digest
 from clipperfs.documents import ModelState
+from clipperfs.errors import StorageDenied
 from clipperfs.names import ModelName, VersionName, name_problem
 from clipperfs.presence import Presence
-from clipperfs.store import Entry
+from clipperfs.store import Entry, PartedStore
 from clipperfs.workspace import Workspace
 
 STAGING_AGE_S = 86_400.0
@@ -145,11 +146,20 @@ def collect_incoming(
             store.delete_folder(folder)
 
 
+def split_claims(inside: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Part what lies in an incoming version: the claims of files that were being created, and everything else."""
+    claims = [entry for entry in inside if _is_claim(entry) and entry.name != layout.PUBLISHING_FILE]
+    return claims, [entry for entry in inside if entry not in claims]
+
+
+def _is_claim(entry: Entry) -> bool:
+    return entry.name.startswith(layout.CLAIM_PREFIX) and "/" not in entry.name
+
+
 def collect_claims(sweep: Sweep, place: str, entries: Iterable[Entry]) -> None:
     """Remove the claims that writers left in a folder who died between two system calls."""
     for entry in entries:
-        is_claim = entry.name.startswith(layout.CLAIM_PREFIX) and "/" not in entry.name
-        if is_claim and sweep.now_unix_s - entry.modified_unix_s > STAGING_AGE_S:
+        if _is_claim(entry) and sweep.now_unix_s - entry.modified_unix_s > STAGING_AGE_S:
             sweep.collect_file(f"{place}/{entry.name}", entry, "claims of writers that died")
 
 
@@ -161,6 +171,24 @@ def collect_probes(sweep: Sweep) -> None:
             _collect_work(sweep, folder, list(sweep.workspace.store.walk(folder)), "a probe")
         elif layout.is_probe_report(entry.name):
             sweep.report.add("probe reports", entry.size)
+
+
+def collect_uploads(sweep: Sweep) -> None:
+    """Take away the parts of uploads that nobody has ended for a day: no listing shows them, but they take room."""
+    store, report = sweep.workspace.store, sweep.report
+    if not isinstance(store, PartedStore):
+        return
+    try:
+        for upload in list(store.unfinished_uploads()):
+            if sweep.now_unix_s - upload.began_unix_s < STAGING_AGE_S:
+                report.kept.append((upload.name, "an upload may still be going on, or be taken up again"))
+                continue
+            if not sweep.dry_run:
+                store.abort_upload(upload)
+            report.stagings.append(f"{upload.name} (parts of an upload)")
+            report.add("parts of uploads", upload.size_bytes, removed=True)
+    except StorageDenied as error:  # a right of its own, which older policies of buckets lack
+        report.kept.append(("uploads that never ended", error.message))
 
 
 def collect_statuses(sweep: Sweep, seen: list[Presence]) -> None:

@@ -5,24 +5,17 @@ Source: ``registry_layout.md`` §8.12. What is in the cache already is used with
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipperfs import layout
 from clipperfs.adopt import read_manifest, require_complete
 from clipperfs.cache import Lease
-from clipperfs.digest import Digest, digest_file, read_chunks
-from clipperfs.documents import FileEntry, Manifest
-from clipperfs.errors import DamagedVersion, IncompleteVersion
+from clipperfs.digest import Digest, digest_file
+from clipperfs.documents import Manifest
+from clipperfs.errors import DamagedVersion
+from clipperfs.fetch import Fetch
 from clipperfs.names import ModelName, VersionName
-from clipperfs.store.oserror import told_plainly
 from clipperfs.workspace import Workspace
-
-PARALLEL_FILES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +50,7 @@ def materialise(
     lease = workspace.cache.lease(digest)
     try:
         if not workspace.cache.has_tree(digest, manifest):
-            with workspace.cache.filling():
+            with workspace.cache.filling(digest):
                 _fetch_files(workspace, model, version, manifest)
                 workspace.cache.build_tree(digest, manifest)
         return Materialised(workspace.cache.tree(digest), manifest, digest, lease)
@@ -96,49 +89,11 @@ def _fetch_manifest(
 
 
 def _fetch_files(workspace: Workspace, model: ModelName, version: VersionName, manifest: Manifest) -> None:
-    wanted = {str(workspace.cache.blob(entry)): entry for entry in manifest.files if not _has_blob(workspace, entry)}
+    cache = workspace.cache
+    wanted = {str(cache.blob(entry)): entry for entry in manifest.files if not cache.has_blob(entry)}
     workspace.reporter.begin(f"fetch {model}/{version}", sum(entry.size for entry in wanted.values()))
     try:
-        with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="fetch") as pool:
-            for done in [pool.submit(_fetch_file, workspace, model, version, entry) for entry in wanted.values()]:
-                done.result()
+        with Fetch(workspace, model, version) as fetch:
+            fetch.fetch(list(wanted.values()))
     finally:
         workspace.reporter.end()
-
-
-def _has_blob(workspace: Workspace, entry: FileEntry) -> bool:
-    try:
-        return os.lstat(workspace.cache.blob(entry)).st_size == entry.size
-    except OSError:
-        return False
-
-
-def _fetch_file(workspace: Workspace, model: ModelName, version: VersionName, entry: FileEntry) -> None:
-    source = workspace.store.open(layout.payload(model, version, entry.path))
-    if source is None:
-        raise IncompleteVersion(f"version {version} of model {model}: {entry.path} is gone", missing=[entry.path])
-    part = workspace.cache.new_blob_path()
-    state, size_bytes = hashlib.sha256(), 0
-    with source, told_plainly("fetch", str(part)):
-        try:
-            with open(part, "xb") as stream:  # buffered: a raw write may take only a part of a chunk
-                for chunk in read_chunks(source):
-                    size_bytes += len(chunk)
-                    if size_bytes > entry.size:
-                        break
-                    state.update(chunk)
-                    stream.write(chunk)
-                    workspace.reporter.advance(len(chunk))
-                stream.flush()
-                os.fsync(stream.fileno())
-            if size_bytes != entry.size or state.hexdigest() != entry.sha256:
-                raise DamagedVersion(
-                    f"version {version} of model {model}: the bytes of {entry.path} are not those of the manifest",
-                    hint="the file was changed or cut short after publishing; publish it again under a new name",
-                    path=entry.path,
-                )
-            os.chmod(part, 0o555 if entry.executable else 0o444)
-            os.rename(part, workspace.cache.blob(entry))
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(part)

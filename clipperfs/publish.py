@@ -10,6 +10,8 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +47,13 @@ from clipperfs.ledger import Draft, Head
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName
 from clipperfs.recorded import find_recorded
-from clipperfs.store import Store
+from clipperfs.reporter import Reporter
+from clipperfs.store import PartedStore, Store
 from clipperfs.workspace import Workspace
+
+SMALL_BYTES = 8 << 20
+SMALL_FILES_AT_ONCE = 4
+"""Files up to that size are sent so many at a time to a store of uploads in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +139,20 @@ def write_manifest(root: str | os.PathLike[str], *, wrapper: str | None, actor: 
     return path, manifest
 
 
-def hash_source(source: Source) -> list[FileEntry]:
+def hash_source(source: Source, reporter: Reporter | None = None) -> list[FileEntry]:
     """Hash a source's files. Raises InvalidSource when one of them cannot be read."""
+    reporter = reporter or Reporter()
+    reporter.begin(f"read {source.root.name}", source.size_bytes)
     entries = []
-    for file in source.files:
-        try:
-            digest, size_bytes = digest_file(file.path)
-        except OSError as error:
-            raise InvalidSource(f"cannot read {file.path}: {error.strerror}") from error
-        entries.append(FileEntry(path=file.name, size=size_bytes, sha256=digest, executable=file.executable))
+    try:
+        for file in source.files:
+            try:
+                digest, size_bytes = digest_file(file.path, reporter.advance)
+            except OSError as error:
+                raise InvalidSource(f"cannot read {file.path}: {error.strerror}") from error
+            entries.append(FileEntry(path=file.name, size=size_bytes, sha256=digest, executable=file.executable))
+    finally:
+        reporter.end()
     return sorted(entries, key=lambda entry: entry.path)
 
 
@@ -331,15 +343,18 @@ def _publish_in_place(
 
     A claim that names the content keeps publishers of other content out. Those of the same content write the same
     bytes, so they need not wait for one another, and an interrupted attempt is resumed by running it again.
+
+    That is why the files are read twice: their digests are in the claim, which is there before their first byte is; and
+    they are hashed again as they are sent, because a file may change in between.
     """
-    entries = hash_source(source)
+    entries = hash_source(source, workspace.reporter)
     claim = layout.publishing(model, version)
     _claim_content(workspace, model, version, new_manifest(entries, source.settings, workspace.actor))
     if workspace.store.stat(layout.manifest(model, version)) is not None:
         # Somebody finished, and took its claim away, between the first look and this claim.
         workspace.store.delete(claim)
         return None
-    sent = _upload(workspace, source, layout.version(model, version))
+    sent = _upload(workspace, source, layout.version(model, version), {entry.path: entry.sha256 for entry in entries})
     if sorted(sent, key=lambda entry: entry.path) != entries:
         raise InvalidSource(f"{source.root} changed while it was read", hint="publish when it is finished")
     manifest = new_manifest(sent, source.settings, workspace.actor)
@@ -408,9 +423,13 @@ def _publish_again(
     reason: str | None,
 ) -> Committed:
     assert existing.manifest is not None and existing.manifest_digest is not None
-    mine = new_manifest(hash_source(source), source.settings, workspace.actor)
     if existing.state == "purged":
         raise Conflict(f"version {version} of model {model} was deleted", hint="take another version name")
+    if {file.name: file.size_bytes for file in source.files} != {
+        entry.path: entry.size for entry in existing.manifest.files
+    }:
+        raise _other_content(model, version)  # nothing needs to be read to see that
+    mine = new_manifest(hash_source(source, workspace.reporter), source.settings, workspace.actor)
     if not _is_same(existing.manifest, mine):
         raise _other_content(model, version)
     if existing.state != "complete":
@@ -425,27 +444,48 @@ def _publish_again(
     )
 
 
-def _upload(workspace: Workspace, source: Source, folder: str) -> list[FileEntry]:
-    workspace.reporter.begin(f"publish {source.root.name}", source.size_bytes)
-    entries = []
-    try:
-        for file in source.files:
-            moved = 0
+def _upload(
+    workspace: Workspace, source: Source, folder: str, known: Mapping[str, str] | None = None
+) -> list[FileEntry]:
+    """Send a source's files; return what was sent.
 
-            def progress(size_bytes: int) -> None:
-                nonlocal moved
-                moved += size_bytes
-                workspace.reporter.advance(size_bytes)
+    Args:
+        known: the files' digests by their names, where they have been read before. Then the store may make use of what
+            an interrupted attempt has sent.
+    """
+    store = workspace.store
 
-            try:
-                digest = workspace.store.upload(
-                    file.path, f"{folder}/{file.name}", executable=file.executable, progress=progress
+    def send(file: SourceFile) -> FileEntry:
+        moved = 0
+
+        def progress(size_bytes: int) -> None:
+            nonlocal moved
+            moved += size_bytes
+            workspace.reporter.advance(size_bytes)
+
+        key = f"{folder}/{file.name}"
+        try:
+            if known is not None and isinstance(store, PartedStore):
+                digest = store.upload_known(
+                    file.path, key, known[file.name], executable=file.executable, progress=progress
                 )
-            except FileNotFoundError as error:
-                raise InvalidSource(f"{file.path} vanished while it was read") from error
-            if moved != file.size_bytes:
-                raise InvalidSource(f"{file.path} changed while it was read", hint="publish when it is finished")
-            entries.append(FileEntry(path=file.name, size=moved, sha256=digest, executable=file.executable))
+            else:
+                digest = store.upload(file.path, key, executable=file.executable, progress=progress)
+        except FileNotFoundError as error:
+            raise InvalidSource(f"{file.path} vanished while it was read") from error
+        if moved != file.size_bytes:
+            raise InvalidSource(f"{file.path} changed while it was read", hint="publish when it is finished")
+        return FileEntry(path=file.name, size=moved, sha256=digest, executable=file.executable)
+
+    # A large file is sent in several parts at a time by itself; a small one is one round trip, mostly waiting.
+    small_bytes = SMALL_BYTES if known is not None and isinstance(store, PartedStore) else -1
+    small = [file for file in source.files if file.size_bytes <= small_bytes]
+    large = [file for file in source.files if file.size_bytes > small_bytes]
+    workspace.reporter.begin(f"publish {source.root.name}", source.size_bytes)
+    try:
+        entries = [send(file) for file in large]
+        with ThreadPoolExecutor(SMALL_FILES_AT_ONCE, thread_name_prefix="upload") as pool:
+            entries += pool.map(send, small)
     finally:
         workspace.reporter.end()
     return entries

@@ -72,6 +72,8 @@ class Settings(BaseModel):
     """Frontend processes of the daemon; ``auto``: one for each processor but one."""
     models: Annotated[list[str], BeforeValidator(_read_names)] | None = None
     """Models that the daemon serves. Default: all. In the environment: separated by commas."""
+    event_queue: str | None = None
+    """Address of a queue (SQS) of the daemon's own, into which the registry's bucket tells of its changes."""
     watch: bool = True
     """Whether the daemon follows the registry."""
     drain: Seconds = 30.0

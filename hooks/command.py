@@ -18,7 +18,7 @@ from clipperfs.errors import InvalidSetting
 from clipperfs.hook import HookContext, Subject
 from clipperfs.replica.process import exit_reason
 
-from .program import MAX_STDOUT_BYTES, Ended, run_program
+from .program import MAX_STDOUT_BYTES, Ended, command_line, run_program
 
 
 class CommandOptions(Options):
@@ -60,7 +60,7 @@ class Command:
             )
         try:
             ended = run_program(
-                [str(program), *self.options.argv[1:]],
+                command_line(program, self.options.argv[1:]),
                 json.dumps(request_of(context)).encode(),
                 folder=context.candidate.path,
                 environment=os.environ
@@ -74,8 +74,8 @@ class Command:
             return self._verdict(
                 "error",
                 f"The command {shown!r} cannot be run: {error.strerror}.",
-                f"make sure that {program} exists, is executable (chmod +x before publishing), and that the "
-                "interpreter in its first line exists",
+                f"make sure that {program} exists, begins with '#!' and an interpreter that exists, or is executable "
+                "(chmod +x before 'clipperfs publish' or 'clipperfs manifest'; a plain copy to a bucket loses that)",
             )
         return self._judge(ended, shown)
 

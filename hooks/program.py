@@ -14,6 +14,8 @@ from pathlib import Path
 MAX_STDOUT_BYTES = 256 * 1024
 MAX_STDERR_BYTES = 64 * 1024
 _READ_BYTES = 1 << 20
+_FIRST_LINE_BYTES = 256
+"""What Linux reads of a script to find its interpreter."""
 _PR_SET_PDEATHSIG = 1
 
 _prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec nothing may be loaded
@@ -34,6 +36,24 @@ class Ended:
     def is_flood(self) -> bool:
         """Say whether it wrote more to standard output than is read."""
         return len(self.stdout) > MAX_STDOUT_BYTES
+
+
+def command_line(program: Path, arguments: Sequence[str]) -> list[str]:
+    """Return how to run a program: by its name, or by the interpreter of a script that lacks the executable bit.
+
+    Object stores keep no such bit, and so a script that was copied there by another tool arrives without it. Its first
+    line still says what runs it, by the kernel's own rule: ``#!``, a path, at most one argument.
+    """
+    plain = [str(program), *arguments]
+    if os.access(program, os.X_OK):
+        return plain
+    try:
+        with program.open("rb") as script:
+            line = script.readline(_FIRST_LINE_BYTES)
+    except OSError:
+        return plain  # running it says what is wrong
+    interpreter = os.fsdecode(line[2:].strip()).split(maxsplit=1) if line.startswith(b"#!") else []
+    return [*interpreter, *plain] if interpreter else plain
 
 
 def run_program(argv: Sequence[str], stdin: bytes, *, folder: Path, environment: Mapping[str, str]) -> Ended:

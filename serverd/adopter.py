@@ -6,16 +6,19 @@ exclusive creation decides, and losing is no error.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Literal
 
 from clipperfs.serverd.events import Events
+from clipperfs.serverd.rota import Rota, next_look_s
 
 from clipperfs import layout
-from clipperfs.adopt import Assessment, look_at
+from clipperfs.adopt import Assessment, find_uploads, look_at
 from clipperfs.documents import ModelRecord, ModelState, Policy
 from clipperfs.errors import (
     ActivationRefused,
@@ -91,6 +94,8 @@ class ModelCopies:
     recorded: dict[str, tuple[int, str, str, float]] = field(default_factory=dict)
     """By version: number and op of the record that says it exists, its manifest, and when this daemon read it."""
     seen: dict[str, Seen] = field(default_factory=dict)
+    first_s: dict[str, float] = field(default_factory=dict)
+    """By version: when this daemon looked at the copy for the first time."""
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By version: under which circumstances it was refused, and why. It is not tried again under the same."""
     folder: Watched = field(default_factory=lambda: Watched())
@@ -146,35 +151,57 @@ class Adopter:
         self._names: list[str] = []
         self._folder = Watched()
         self._last = ""
+        self._rota = Rota()
+        self._told: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._tries = 0
         self.refusals: dict[tuple[str, str], tuple[str, str]] = {}
         """(model, version) → hook (or an empty text) and reason: what keeps a copy from being adopted or active."""
+
+    def tell(self, model: str, version: str) -> None:
+        """Have a copy looked at soon: somebody says that something of it has arrived. Any thread."""
+        self._told.put((model, version))
 
     def retry(self) -> None:
         """Give every refused copy another chance: a person asked for a reload."""
         self._tries += 1
 
     def settle_soon(
-        self, models: Mapping[str, ModelRecord], only: list[str] | None, turn_s: float = float("inf")
+        self,
+        models: Mapping[str, ModelRecord],
+        only: list[str] | None,
+        *,
+        everything: bool = True,
+        turn_s: float = float("inf"),
     ) -> bool:
         """Adopt and activate what is due; say whether a record was written. Raises StorageError, NotFound.
 
         Args:
-            models: the newest records known.
-            only: the models to look at; ``None``: all there are.
-            turn_s: after this long, leave the models that are left to the next call, which begins with them.
+            models: the newest record of each model that the daemon follows.
+            only: the models that it serves; ``None``: all.
+            everything: look at every version of every model, which costs the more the more there are; or else at those
+                whose turn it is (:mod:`clipperfs.serverd.rota`).
+            turn_s: when looking at everything takes longer, leave the models that are left to the next such call,
+                which begins with them.
         """
-        workspace = self._registry.workspace
-        if workspace.is_single_writer:
+        if self._registry.workspace.is_single_writer:
             return False  # a daemon beside the declared writer would be a second one
+        if everything:
+            return self._settle_all(models, only, turn_s)
+        wrote = False
+        self._plan_told(only)
+        followed = {*models, *self._models, *(only or ())}
+        for model in self._rota.next_models(followed.intersection(only) if only else followed):
+            wrote |= self._settle_model(model_name(model), models.get(model), in_turn=True)
+        for model, version in self._rota.due_copies(self._clock()):
+            wrote |= self._settle_copy(model_name(model), version, models.get(model))
+        return wrote
+
+    def _settle_all(self, models: Mapping[str, ModelRecord], only: list[str] | None, turn_s: float) -> bool:
         began_s, wrote = self._clock(), False
         names = self._list_models() if only is None else sorted(filter(_is_name, only))
         start = bisect_right(names, self._last)
         for name in names[start:] + names[:start]:
-            try:
-                wrote |= self._settle_model(model_name(name), models.get(name))
-            except (DamagedLog, UnknownFeature):
-                pass  # the reader has raised the alarm
+            wrote |= self._settle_model(model_name(name), models.get(name), in_turn=False)
             self._last = name
             if self._clock() - began_s > turn_s:
                 break
@@ -188,25 +215,59 @@ class Adopter:
             self._folder.note_listing(now_s, is_settled=True)
         return self._names
 
-    def _settle_model(self, model: ModelName, record: ModelRecord | None) -> bool:
+    def _plan_told(self, only: list[str] | None) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                model, version = self._told.get_nowait()
+                is_settled = model in self._models and version in self._models[model].recorded
+                if not is_settled and not (only and model not in only):
+                    # Of one that is known, the next event may be about to come: many files are many events.
+                    is_known = self._rota.knows((model, version))
+                    self._rota.hasten((model, version), self._clock() + (self._settle_s if is_known else 0.0))
+
+    def _settle_model(self, model: ModelName, record: ModelRecord | None, *, in_turn: bool) -> bool:
+        """List a model's versions and consider the copies among them; in turn: put the new ones on the list."""
+        try:
+            copies, state = self._read_model(model, record)
+        except (DamagedLog, UnknownFeature):
+            return False  # the reader has raised the alarm
+        store, now_s, wrote = self._registry.store, self._clock(), False
+        if not copies.folder.is_unchanged(store, layout.versions(model), now_s):
+            new = [
+                entry.name
+                for entry in list(store.list(layout.versions(model)))
+                if entry.kind == "folder" and _is_name(entry.name) and entry.name not in copies.recorded
+            ]
+            copies.folder.note_listing(now_s, is_settled=not new)
+            for version in new:
+                if version in state.retired:
+                    continue
+                if not in_turn:
+                    wrote |= self._consider(model, version, copies, state)
+                elif not self._rota.knows((model, version)):
+                    self._rota.plan((model, version), self._clock())
+        return wrote | self._take_over(model, copies, state)
+
+    def _settle_copy(self, model: ModelName, version: str, record: ModelRecord | None) -> bool:
+        """Look at one copy again."""
+        try:
+            copies, state = self._read_model(model, record)
+        except (DamagedLog, UnknownFeature):
+            self._rota.drop((model, version))
+            return False
+        if version in copies.recorded or version in state.retired:
+            self._rota.drop((model, version))
+            return False
+        return self._consider(model, version, copies, state)
+
+    def _read_model(self, model: ModelName, record: ModelRecord | None) -> tuple[ModelCopies, ModelState]:
         copies = self._models.setdefault(model, ModelCopies())
         if record is None or record.seq != copies.known.seq:
             self._read_log(model, copies)
         state = record.state if record else ModelState()
         if state.active is not None:
             self.refusals.pop((model, state.active.version), None)
-        store, now_s, wrote = self._registry.store, self._clock(), False
-        if not copies.folder.is_unchanged(store, layout.versions(model), now_s):
-            new = [
-                entry.name
-                for entry in store.list(layout.versions(model))
-                if entry.kind == "folder" and _is_name(entry.name) and entry.name not in copies.recorded
-            ]
-            copies.folder.note_listing(now_s, is_settled=not new)
-            for version in new:
-                if version not in state.retired:
-                    wrote |= self._consider(model, version, copies, state)
-        return wrote | self._take_over(model, copies, state)
+        return copies, state
 
     def _read_log(self, model: ModelName, copies: ModelCopies) -> None:
         """Take note of the versions that records newer than those read before speak of."""
@@ -224,15 +285,31 @@ class Adopter:
     def _consider(self, model: ModelName, version: str, copies: ModelCopies, state: ModelState) -> bool:
         try:
             there = look_at(self._registry.workspace, model, version_name(version))
-        except NotFound:  # an empty folder: nothing has arrived yet
+        except NotFound:  # an empty folder: nothing has arrived yet, or it is gone again
             copies.seen.pop(version, None)
+            self._rota.drop((model, version))
             return False
         now_s = self._clock()
         seen = copies.seen.get(version)
         verdict = judge_copy(there, seen, state.policy, now_s, self._settle_s)
         if seen is None or seen.listing != there.listing:
-            copies.seen[version] = Seen(there.listing, now_s)
-        if verdict != "adopt" or self._is_refused(model, version, copies, state, there.listing):
+            copies.seen[version] = seen = Seen(there.listing, now_s)
+        is_refused = self._is_refused(model, version, copies, state, there.listing)
+        is_whole = there.state == "complete"
+        is_plain = there.missing == [layout.MANIFEST_FILE] and not there.is_publishing
+        is_marked = is_plain and there.marker is not None and there.size_bytes > 0 and state.policy.adopt != "manifest"
+        at_s = next_look_s(
+            now_s=now_s,
+            first_s=copies.first_s.setdefault(version, now_s),
+            since_s=seen.since_s,
+            settle_s=self._settle_s,
+            quiet_s=state.policy.quiet_s if is_plain and state.policy.adopt == "quiescent" else None,
+            is_settling=verdict == "wait" and (is_whole or is_marked),
+        )
+        self._rota.plan((model, version), at_s)
+        if verdict != "adopt" or is_refused:
+            return False
+        if there.manifest is None and find_uploads(self._registry.workspace, model, version_name(version)):
             return False
         return self._adopt(model, version, copies, state, there.listing)
 

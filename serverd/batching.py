@@ -155,7 +155,7 @@ class DeadlineQueue:
             lanes = [lane for lane in lanes if lane]
         while lanes and len(batch) < limit and size_bytes >= 0:
             lane = min(lanes, key=_head_deadline)
-            size_bytes = self._fill(batch, doomed, lane, len(batch) + 1, limit, doomed_before, size_bytes)
+            size_bytes = self._fill(batch, doomed, lane, limit, limit, doomed_before, size_bytes, entries=1)
             if not lane:
                 lanes.remove(lane)
         return batch, doomed
@@ -169,9 +169,14 @@ class DeadlineQueue:
         limit: int,
         doomed_before: float,
         size_bytes: int,
+        entries: int = MAX_QUEUED * 2,
     ) -> int:
-        """Move queries of one lane until the batch has ``until``. Returns the batch's size, -1 when it has no room."""
-        while lane and len(batch) < until and size_bytes >= 0:
+        """Move queries of one lane until the batch has ``until``, or so many entries are gone from the lane.
+
+        Returns the batch's size in bytes, -1 when it has no room.
+        """
+        while lane and entries and len(batch) < until and size_bytes >= 0:
+            entries -= 1
             query = lane[0]
             query_bytes = len(query.packed)
             if query.is_done:

@@ -18,6 +18,7 @@ from typing import Any
 from clipperfs.serverd import control
 from clipperfs.serverd.admin import AdminServer
 from clipperfs.serverd.adopter import Adopter
+from clipperfs.serverd.event_waiter import EventWaiter
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.fleet import Fleet, endpoints_of
 from clipperfs.serverd.frontends import FrontendPool
@@ -90,6 +91,7 @@ class Controller:
         )
         self._adopter = Adopter(self._registry, self._events, settle_s=settings.poll_s)
         self._watcher = self._make_watcher()
+        self._waiter = self._make_waiter()
 
     # The life of a daemon, in order
 
@@ -165,6 +167,8 @@ class Controller:
             self._frontends.start()
             self._watcher.follows = self.settings.watch
             self._spawn(self._watcher.run(), "watch", vital=True)
+            if self._waiter is not None:
+                self._waiter.start()
             self._spawn(self._herald.run(), "status", vital=True)
             self._spawn(self._announce_ready(), "announce", vital=True)
             await self._stop_asked.wait()
@@ -184,6 +188,19 @@ class Controller:
             sweep_s=self.settings.sweep_s,
             on_look=self._take_look,
             on_failure=self._memory.take_failure,
+        )
+
+    def _make_waiter(self) -> EventWaiter | None:
+        """Return what waits for the events of the registry's bucket, where it has a queue. Raises InvalidSetting."""
+        if self.settings.event_queue is None:
+            return None
+        from clipperfs.store.s3_events import EventQueue
+
+        return EventWaiter(
+            EventQueue(self.settings.event_queue, self._registry.url),
+            on_subject=self._watcher.reader.tell,
+            on_copy=self._adopter.tell,
+            poke=self._watcher.poke_from_thread,
         )
 
     async def _read_first(self) -> None:
@@ -228,6 +245,8 @@ class Controller:
     async def _end(self) -> None:
         """Drain: readiness fails, the frontends finish, the replicas stop. A second signal cuts it short."""
         self._is_stopping = True
+        if self._waiter is not None:
+            self._waiter.stop()
         self._progress.is_ready = False
         self._fleet.close()
         self._events.tell("daemon stopping", drain_s=self._drain_s)
@@ -313,7 +332,8 @@ class Controller:
         }
         return describe(
             daemon,
-            self._memory.describe(self.settings.registry, following=self._watcher.follows),
+            self._memory.describe(self.settings.registry, following=self._watcher.follows)
+            | {"event_queue": self._waiter.failure if self._waiter is not None else None},
             self._frontends,
             self._fleet,
             self._progress.applied,

@@ -5,10 +5,12 @@ Blocks on the storage; the watcher calls it on a thread, one look at a time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from clipperfs.serverd.statedir import StateDir
@@ -59,6 +61,7 @@ class RegistryReader:
         self._alarms: dict[str, str] = {}
         self._last_hint = ""
         self._turn = 0
+        self._told: SimpleQueue[Subject] = SimpleQueue()
         self._registry_id, self._remembered = _read_memory(state)
         self._is_memory_due = False
         self._known_sizes = (-1, -1)
@@ -67,6 +70,10 @@ class RegistryReader:
         """Followed in an earlier life, and not read in this one."""
         self.answers = 0
         """How many ledgers have been looked at so far: as long as it grows, the storage answers."""
+
+    def tell(self, subject: Subject) -> None:
+        """Have the next look ask for a ledger's head: somebody says that it has changed. Any thread."""
+        self._told.put(subject)
 
     def look(self, *, full: bool) -> Look:
         """Look for new heads.
@@ -88,6 +95,9 @@ class RegistryReader:
             )
         self._registry_id = document.registry_id
         hinted, last_hint = self._read_hints(full)
+        with contextlib.suppress(Empty):
+            while True:
+                hinted.add(self._told.get_nowait())
         if full:
             due = sorted(filter(self._serves, {*self._subjects(), *self._known()}), key=str)
         else:

@@ -36,6 +36,8 @@ class DaemonSettings(BaseModel):
     """How often every ledger is looked at, whatever the hints say."""
     status_s: float = Field(default=30.0, ge=0.05, le=3600)
     """How often the daemon's status is written into the registry; it expires after three times as long."""
+    event_queue: str | None = None
+    """Address of an SQS queue of this daemon's own that the registry's bucket tells of its changes."""
     cache_limit_bytes: int = Field(default=20_000_000_000, ge=0)
     """What the local cache may hold beside the versions that are in use."""
     prediction_cache_bytes: int = Field(default=64 * 1024 * 1024, ge=0)

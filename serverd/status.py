@@ -94,6 +94,8 @@ def find_faults(
     faults = []
     if registry["state"] != "reachable":
         faults.append(f"the registry is {registry['state']}: {registry['reason']}")
+    if registry.get("event_queue"):
+        faults.append(f"the event queue is silent, polls go on: {registry['event_queue']}")
     faults += [f"{subject} is not followed: {alarm}" for subject, alarm in registry["alarms"].items()]
     faults += [f"frontend {one['index']} is {one['state']}" for one in frontends if one["state"] == "starting"]
     for name, model in models.items():

@@ -11,6 +11,7 @@ import random
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from clipperfs.serverd.adopter import Adopter
@@ -58,7 +59,7 @@ class Watcher:
         on_failure: Callable[[ClipperfsError], None],
     ) -> None:
         self.follows = False
-        self._reader = reader
+        self.reader = reader
         self._adopter = adopter
         self._executor = executor
         self._slow_executor = slow_executor
@@ -72,6 +73,7 @@ class Watcher:
         self._lock = asyncio.Lock()
         self._stuck: asyncio.Future[Any] | None = None
         self._settling: asyncio.Future[bool] | None = None
+        self._owes_sweep = False
         self._swept_s: float | None = None
         self._observer: Any = None
         self._watched: set[str] = set()
@@ -113,10 +115,8 @@ class Watcher:
             self._on_look(look)
             if self.follows:
                 self._observe(look)
-                # Copies are found by listing every model's versions: over a network, a sweep's price, not a poll's.
-                is_near = self._reader.workspace.store.capabilities.native_events
-                if is_sweep or is_near:
-                    self._settle_copies(look, SETTLE_SHARE * (self._poll_s if is_near else self._sweep_s))
+                # Copies are found by listing models' versions: over a network, all at a sweep, some at a poll.
+                self._settle_copies(look, is_sweep or self._is_near)
             return look
 
     async def _look(self, full: bool) -> tuple[Look, bool]:
@@ -126,10 +126,10 @@ class Watcher:
                 raise StorageUnavailable("the registry still does not answer an earlier look")
             self._stuck = None
         full = full or self._swept_s is None or now_s - self._swept_s >= self._sweep_s
-        working = self._loop.run_in_executor(self._executor, lambda: self._reader.look(full=full))
+        working = self._loop.run_in_executor(self._executor, lambda: self.reader.look(full=full))
         answers = -1
-        while not working.done() and answers != self._reader.answers:
-            answers = self._reader.answers
+        while not working.done() and answers != self.reader.answers:
+            answers = self.reader.answers
             await asyncio.wait({working}, timeout=LOOK_LIMIT_S)
         if not working.done():
             self._stuck = working
@@ -140,15 +140,21 @@ class Watcher:
             self._swept_s = now_s
         return look, full
 
-    def _settle_copies(self, look: Look, turn_s: float) -> None:
+    @property
+    def _is_near(self) -> bool:
+        return self.reader.workspace.store.capabilities.native_events
+
+    def _settle_copies(self, look: Look, everything: bool) -> None:
         """Have plain copies adopted, on a thread: hashing them and running hooks may take long.
 
-        Looking for them goes on for ``turn_s`` at most; the next time it goes on where it ended.
+        Looking at everything takes a share of the time until it is due again; the next time goes on where it ended.
         """
+        self._owes_sweep = self._owes_sweep or everything
         if self._settling is None or self._settling.done():
-            self._settling = self._loop.run_in_executor(
-                self._slow_executor, self._adopter.settle_soon, look.models, self._models, turn_s
-            )
+            everything, self._owes_sweep = self._owes_sweep, False
+            turn_s = SETTLE_SHARE * (self._poll_s if self._is_near else self._sweep_s)
+            settle = partial(self._adopter.settle_soon, look.models, self._models, everything=everything, turn_s=turn_s)
+            self._settling = self._loop.run_in_executor(self._slow_executor, settle)
             self._settling.add_done_callback(self._take_settled)
 
     def _take_settled(self, settling: asyncio.Future[bool]) -> None:
@@ -162,7 +168,7 @@ class Watcher:
 
     def _observe(self, look: Look) -> None:
         """Have the system tell of changes, where the registry lies on this host. Never needed, only quicker."""
-        store = self._reader.workspace.store
+        store = self.reader.workspace.store
         if not store.capabilities.native_events:
             return
         folders = [layout.CHANGES]
@@ -179,7 +185,7 @@ class Watcher:
                     self._observer = Observer()
                     self._observer.daemon = True
                     self._observer.start()
-                self._observer.schedule(_Poker(self._poke_from_thread), str(path), recursive=False)
+                self._observer.schedule(_Poker(self.poke_from_thread), str(path), recursive=False)
                 self._watched.add(folder)
             except (OSError, RuntimeError) as error:  # no inotify instances left, for example
                 self._events.tell("polling only", reason=str(error))
@@ -191,7 +197,8 @@ class Watcher:
         if observer is not None:
             observer.stop()
 
-    def _poke_from_thread(self) -> None:
+    def poke_from_thread(self) -> None:
+        """Have a look taken soon. Any thread."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self.poke)
 

@@ -41,6 +41,7 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
         max_connections=settings.max_connections,
         slow_s=settings.slow,
         models=settings.models,
+        event_queue=settings.event_queue,
         watch=settings.watch,
         drain_s=settings.drain,
         **options,
@@ -68,6 +69,7 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
 @click.option("--max-body", metavar="SIZE", help="The largest body of a query.  [default: 16MiB]")
 @click.option("--max-connections", metavar="N", help="Connections that each frontend holds.  [default: 4096]")
 @click.option("--slow", metavar="DURATION", help="Log queries that take longer.  [default: those that miss their SLO]")
+@click.option("--event-queue", metavar="URL", help="An SQS queue of this daemon's own that tells of the bucket.")
 @click.option("--no-watch", is_flag=True, help="Do not follow the registry until 'clipperfs watch' or a reload.")
 @state_dir_option
 @click.option("--wait", "wait_s", type=DURATION, default="60s", show_default=True, help="Time to get ready (exit 7).")
@@ -84,6 +86,7 @@ def start(
     max_body: str | None,
     max_connections: str | None,
     slow: str | None,
+    event_queue: str | None,
     no_watch: bool,
     state_dir: str | None,
     wait_s: float,
@@ -106,6 +109,7 @@ def start(
         max_body=max_body,
         max_connections=max_connections,
         slow=slow,
+        event_queue=event_queue,
         watch=False if no_watch else None,
         state_dir=state_dir,
     )

@@ -30,6 +30,8 @@ class Capabilities:
     """A call that has returned survives a loss of power."""
     native_events: bool
     """The operating system tells of changes (inotify), as an accelerator of polling."""
+    ranged_reads: bool = False
+    """:meth:`RangedStore.read_range` is there: several parts of one file are worth asking for at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,70 @@ class Store(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """Return where the key lies on this host's own filesystem, or ``None`` when it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive bytes of a file, and how long the whole file was when they were read."""
+
+    data: bytes
+    size_bytes: int
+    """Of the whole file. Where no byte lies at the start that was asked for: at most that start."""
+
+
+@runtime_checkable
+class RangedStore(Protocol):
+    """What a store offers besides when it declares ``ranged_reads``."""
+
+    capabilities: Capabilities
+
+    def read_range(self, key: str, start: int, length: int) -> Piece | None:
+        """Read at most ``length`` bytes from ``start``, fewer only at the file's end; ``None`` when absent.
+
+        Idempotent. Two ranges may belong to different contents when the file is replaced in between: whoever puts them
+        together compares the digest of the whole.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload in parts that was begun and has not ended. What it holds takes room and is not seen by anybody."""
+
+    name: str
+    """Of the file that it was to become, as the server knows it."""
+    upload: str
+    began_unix_s: float
+    size_bytes: int
+
+
+@runtime_checkable
+class PartedStore(Protocol):
+    """What a store offers besides whose uploads in parts outlive a crash: it goes on with them, and collects them."""
+
+    def upload_known(
+        self,
+        source: str | os.PathLike[str],
+        key: str,
+        digest: str,
+        *,
+        executable: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        """Do as :meth:`Store.upload` with a file whose SHA-256 the caller has just computed: it is read once.
+
+        Raises InvalidSource when the bytes that are sent have another.
+        """
+
+    def unfinished_uploads(self, prefix: str = "") -> Iterator[Unfinished]:
+        """Yield the uploads below a folder that have not ended, by whatever tool."""
+
+    def abort_upload(self, upload: Unfinished) -> None:
+        """Take away what an upload holds. Idempotent."""
+
+
+def ranged(store: Store) -> RangedStore | None:
+    """Return the store's way to read ranges, or ``None`` when reading as a stream is all there is."""
+    return store if store.capabilities.ranged_reads and isinstance(store, RangedStore) else None
 
 
 @runtime_checkable

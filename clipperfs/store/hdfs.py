@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from clipperfs.digest import CHUNK_BYTES
 from clipperfs.errors import StorageError, StorageUnavailable, StoredDataError
 from clipperfs.layout import CLAIM_PREFIX
-from clipperfs.store.base import Capabilities, Entry, Progress
+from clipperfs.store.base import Capabilities, Entry, Piece, Progress
 from clipperfs.store.hdfs_client import HdfsClient, Status
 from clipperfs.store.oserror import told_plainly
 
@@ -52,7 +52,11 @@ class HdfsStore:
         self.root = urlsplit(url).path.rstrip("/")
         """The registry's folder; empty for the root of the filesystem."""
         self.capabilities = Capabilities(
-            exclusive_create=True, rename_folder=True, durable=client.durable, native_events=False
+            exclusive_create=True,
+            rename_folder=True,
+            durable=client.durable,
+            native_events=False,
+            ranged_reads=True,
         )
 
     def read(self, key: str, *, limit_bytes: int) -> bytes | None:
@@ -74,6 +78,23 @@ class HdfsStore:
             if found is not None and found.is_folder:
                 raise StoredDataError(f"{key} is not a regular file", hint="remove it from the registry")
             return None
+
+    def read_range(self, key: str, start: int, length: int) -> Piece | None:
+        path = self._path(key)
+        with told_plainly("read", key):
+            found = self._status(path)
+            if found is None or found.is_folder:
+                return None
+            if start >= found.size_bytes:
+                return Piece(b"", found.size_bytes)
+            try:
+                with self.client.open(path, start=start, length=length) as stream:
+                    data = stream.read(length)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        if len(data) < min(length, found.size_bytes - start):
+            raise StorageUnavailable(f"cannot read {key}: its data ended early", hint="run it again", key=key)
+        return Piece(data, found.size_bytes)
 
     def stat(self, key: str) -> Entry | None:
         with told_plainly("look at", key):

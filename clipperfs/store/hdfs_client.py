@@ -67,8 +67,12 @@ class HdfsClient(Protocol):
     def delete(self, path: str, *, recursive: bool) -> bool:
         """Delete a file or folder; say whether it was there. Raises OSError(ENOTEMPTY) for a folder that is not."""
 
-    def open(self, path: str) -> HdfsStream:
-        """Open a file for reading. Raises FileNotFoundError (also for a folder), NotADirectoryError."""
+    def open(self, path: str, *, start: int = 0, length: int | None = None) -> HdfsStream:
+        """Open a file, or ``length`` bytes of it from ``start`` (inside the file), for reading.
+
+        A reader may get more than ``length`` bytes if it asks for them. Raises FileNotFoundError (also for a folder),
+        NotADirectoryError.
+        """
 
 
 class HdfsStream(io.RawIOBase):

@@ -70,9 +70,11 @@ class RpcClient:
     def delete(self, path: str, *, recursive: bool) -> bool:
         return bool(self._call(f"delete {path}", lambda client: client.delete(path, recursive)))
 
-    def open(self, path: str) -> HdfsStream:
+    def open(self, path: str, *, start: int = 0, length: int | None = None) -> HdfsStream:
         what = f"read {path}"
         reader = self._call(what, lambda client: client.read(path))
+        if start:
+            reader.seek(start)
         return HdfsStream(lambda size: bytes(_guarded(DATA_S, what, lambda: reader.read(size))))
 
     def _call(self, what: str, call: Callable[[Any], T]) -> T:

@@ -100,10 +100,11 @@ class WebClient:
         answer = self._call(f"delete {path}", lambda: self._client._delete(path, recursive=flag).json())
         return bool(answer["boolean"])
 
-    def open(self, path: str) -> HdfsStream:
+    def open(self, path: str, *, start: int = 0, length: int | None = None) -> HdfsStream:
         what = f"read {path}"
         _require_plain(path, what)
-        answer = self._call(what, lambda: self._client._open(path))
+        part = ({"offset": start} if start else {}) | ({"length": length} if length is not None else {})
+        answer = self._call(what, lambda: self._client._open(path, **part))
 
         def pull(size: int) -> bytes:
             with _translated(what):

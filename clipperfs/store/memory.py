@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clipperfs.errors import StorageError, StoredDataError
-from clipperfs.store.base import Capabilities, Entry, Progress
+from clipperfs.store.base import Capabilities, Entry, Piece, Progress
 
 _stores: dict[str, MemoryStore] = {}
 
@@ -26,7 +26,9 @@ class MemoryStore:
     """Files in a dictionary. Folders exist as long as something lies in them; they cannot be renamed in one step."""
 
     store_class = "memory"
-    capabilities = Capabilities(exclusive_create=True, rename_folder=False, durable=False, native_events=False)
+    capabilities = Capabilities(
+        exclusive_create=True, rename_folder=False, durable=False, native_events=False, ranged_reads=True
+    )
 
     def __init__(self, name: str = "default") -> None:
         self.url = f"memory://{name}"
@@ -47,6 +49,11 @@ class MemoryStore:
         with self._lock:
             found = self._files.get(key)
         return None if found is None else io.BytesIO(found[0])
+
+    def read_range(self, key: str, start: int, length: int) -> Piece | None:
+        with self._lock:
+            found = self._files.get(key)
+        return None if found is None else Piece(found[0][start : start + length], len(found[0]))
 
     def stat(self, key: str) -> Entry | None:
         with self._lock:

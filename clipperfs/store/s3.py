@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clipperfs.errors import InvalidSetting, InvalidSource, StorageError, StorageUnavailable, StoredDataError
-from clipperfs.store.base import Capabilities, Entry, Progress
+from clipperfs.store.base import Capabilities, Entry, Piece, Progress, Unfinished
 from clipperfs.store.s3_error import CONTENDED, NOT_OFFERED, TAKEN, is_absent, status_of
+from clipperfs.store.s3_parts import abort, list_unfinished
 from clipperfs.store.s3_request import CallLimits, Requests
 from clipperfs.store.s3_stream import ObjectStream, read_range
 from clipperfs.store.s3_upload import EXECUTABLE, upload_stream
@@ -41,7 +42,9 @@ class S3Store:
     """
 
     store_class = "s3"
-    capabilities = Capabilities(exclusive_create=True, rename_folder=False, durable=True, native_events=False)
+    capabilities = Capabilities(
+        exclusive_create=True, rename_folder=False, durable=True, native_events=False, ranged_reads=True
+    )
 
     def __init__(self, bucket: str, prefix: str = "", *, limits: CallLimits | None = None, **options: Any) -> None:
         self.bucket = bucket
@@ -78,6 +81,10 @@ class S3Store:
         if first is None:
             return None
         return io.BufferedReader(ObjectStream(self.requests, self._name(key), key, first), 1 << 20)
+
+    def read_range(self, key: str, start: int, length: int) -> Piece | None:
+        found = read_range(self.requests, self._name(key), key, start, length=length)
+        return None if found is None else Piece(found.data, found.size_bytes)
 
     def stat(self, key: str) -> Entry | None:
         """Return an entry by one request. A key that is no document may be a folder's: when absent, a second one asks.
@@ -176,6 +183,34 @@ class S3Store:
 
         Raises InvalidSource when the file cannot be read, FileNotFoundError when it is gone.
         """
+        return self._upload(source, key, None, executable, progress)
+
+    def upload_known(
+        self,
+        source: str | os.PathLike[str],
+        key: str,
+        digest: str,
+        *,
+        executable: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        return self._upload(source, key, digest, executable, progress)
+
+    def unfinished_uploads(self, prefix: str = "") -> Iterator[Unfinished]:
+        folder = self._name(prefix) if prefix else self.prefix
+        return list_unfinished(self.requests, f"{folder}/" if folder else "")
+
+    def abort_upload(self, upload: Unfinished) -> None:
+        abort(self.requests, upload.name, upload.name, upload.upload)
+
+    def _upload(
+        self,
+        source: str | os.PathLike[str],
+        key: str,
+        digest: str | None,
+        executable: bool,
+        progress: Progress | None,
+    ) -> str:
         name = self._name(key)
         try:
             descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -184,7 +219,9 @@ class S3Store:
         except OSError as error:
             raise InvalidSource(f"cannot read {os.fspath(source)}: {error.strerror}") from error
         with open(descriptor, "rb", buffering=0) as stream:
-            return upload_stream(self.requests, name, key, stream, executable=executable, progress=progress)
+            return upload_stream(
+                self.requests, name, key, stream, executable=executable, progress=progress, digest=digest
+            )
 
     def rename_folder(self, source: str, target: str) -> bool:
         raise StorageError("an S3 store does not rename folders, as its capabilities say")

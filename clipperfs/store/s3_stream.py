@@ -27,13 +27,16 @@ class Range:
     etag: str
 
 
-def read_range(requests: Requests, name: str, key: str, start: int, *, etag: str | None = None) -> Range | None:
-    """Read up to ``RANGE_BYTES`` from ``start`` in one request; ``None`` when the object is absent.
+def read_range(
+    requests: Requests, name: str, key: str, start: int, *, length: int = RANGE_BYTES, etag: str | None = None
+) -> Range | None:
+    """Read up to ``length`` bytes from ``start`` in one request; ``None`` when the object is absent.
 
     Args:
         name: The object's whole name in the bucket.
         key: For error messages.
-        start: The first byte.
+        start: The first byte. Where nothing lies there, the answer is empty, and its size is not known (0).
+        length: At least 1.
         etag: Of the object that the rest belongs to; another one is an error.
 
     Raises StorageError.
@@ -41,13 +44,13 @@ def read_range(requests: Requests, name: str, key: str, start: int, *, etag: str
 
     async def get(client: Any) -> Range | None:
         condition = {"IfMatch": etag} if etag is not None else {}
-        window = f"bytes={start}-{start + RANGE_BYTES - 1}"
+        window = f"bytes={start}-{start + length - 1}"
         try:
             answer = await client.get_object(Bucket=requests.bucket, Key=name, Range=window, **condition)
         except Exception as error:
             if is_absent(error) and etag is None:
                 return None
-            if status_of(error) == EMPTY_RANGE and start == 0:
+            if status_of(error) == EMPTY_RANGE and (start == 0 or etag is None):
                 return Range(b"", 0, "")
             if status_of(error) in (TAKEN, 404) and etag is not None:
                 raise StorageError(f"{key} changed while it was being read", hint="run it again", key=key) from error
@@ -61,7 +64,7 @@ def read_range(requests: Requests, name: str, key: str, start: int, *, etag: str
             raise StorageError(f"the server does not read {key} in ranges", hint="it is not compatible with S3")
         return Range(data, int(size) if size.isdigit() else len(data), str(answer.get("ETag", "")))
 
-    return requests.call("read", key, get, size_bytes=RANGE_BYTES)
+    return requests.call("read", key, get, size_bytes=length)
 
 
 class ObjectStream(io.RawIOBase):

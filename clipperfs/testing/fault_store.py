@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
 from clipperfs.errors import StorageUnavailable
-from clipperfs.store import Entry, Progress, Store
+from clipperfs.store import Entry, Piece, Progress, RangedStore, Store
 
 T = TypeVar("T")
 
@@ -45,6 +45,11 @@ class FaultStore:
 
     def open(self, key: str) -> BinaryIO | None:
         return self._meet("open", key, lambda: self.inner.open(key))
+
+    def read_range(self, key: str, start: int, length: int) -> Piece | None:
+        inner = self.inner
+        assert isinstance(inner, RangedStore), "asked of a store that does not declare ranged_reads"
+        return self._meet("read_range", key, lambda: inner.read_range(key, start, length))
 
     def stat(self, key: str) -> Entry | None:
         return self._meet("stat", key, lambda: self.inner.stat(key))

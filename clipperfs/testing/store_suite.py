@@ -9,7 +9,7 @@ import pytest
 
 from clipperfs.digest import digest_bytes
 from clipperfs.errors import StoredDataError
-from clipperfs.store import Store
+from clipperfs.store import Piece, Store, ranged
 
 RACERS = 16
 ROUNDS = 25
@@ -115,6 +115,29 @@ class StoreSuite:
         assert stream is not None
         with stream:
             assert stream.read(1 << 30) == source.read_bytes()
+
+    def test_ranges_put_together_are_the_file(self, store: Store, tmp_path: Path) -> None:
+        reader = ranged(store)
+        if reader is None:
+            pytest.skip("the store does not declare ranged_reads")
+        source = tmp_path / "source.bin"
+        source.write_bytes(bytes(range(251)) * 4_000)
+        size_bytes, length = source.stat().st_size, 300_000
+        store.upload(source, "v/1/data.bin")
+        pieces = [reader.read_range("v/1/data.bin", start, length) for start in range(0, size_bytes, length)]
+        assert all(piece is not None and piece.size_bytes == size_bytes for piece in pieces)
+        assert b"".join(piece.data for piece in pieces if piece) == source.read_bytes()
+        beyond = reader.read_range("v/1/data.bin", size_bytes + 5, length)
+        assert beyond is not None and beyond.data == b"" and beyond.size_bytes <= size_bytes + 5
+
+    def test_range_of_an_absent_or_empty_file(self, store: Store, tmp_path: Path) -> None:
+        reader = ranged(store)
+        if reader is None:
+            pytest.skip("the store does not declare ranged_reads")
+        (tmp_path / "empty").touch()
+        store.upload(tmp_path / "empty", "v/empty")
+        assert reader.read_range("v/none", 0, 10) is None
+        assert reader.read_range("v/empty", 0, 10) == Piece(b"", 0)
 
     def test_upload_empty_file_is_there(self, store: Store, tmp_path: Path) -> None:
         (tmp_path / "empty").touch()

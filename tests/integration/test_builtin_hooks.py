@@ -354,6 +354,28 @@ def test_exit_status_of_a_command_is_its_verdict(
     assert words in verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("content", "outcome"),
+    [
+        ('#!/bin/sh\ntest "$1" = --strict', "passed"),
+        ('#! /usr/bin/env sh\ntest "$1" = --strict && test -f check.sh', "passed"),
+        ("#!/no/such/interpreter\n", "error"),
+        ("#!\n", "error"),
+        ("exit 0\n", "error"),
+    ],
+)
+def test_script_without_the_executable_bit_is_run_by_the_interpreter_that_it_names(
+    tmp_path: Path, content: str, outcome: str
+) -> None:
+    subject = shell(tmp_path / "2", "exit 0")
+    (tmp_path / "2" / "check.sh").write_text(content)
+    (tmp_path / "2" / "check.sh").chmod(0o444)
+    verdict = run(subject)["command"]
+    assert verdict.outcome == outcome, verdict
+    if outcome == "error":
+        assert verdict.next_step is not None and "'#!'" in verdict.next_step
+
+
 def test_command_reads_both_versions_as_json(tmp_path: Path) -> None:
     script = f"""#!{sys.executable}
 import json, os, sys

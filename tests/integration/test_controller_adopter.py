@@ -243,5 +243,5 @@ def test_search_that_runs_out_of_time_goes_on_where_it_ended(site: Site) -> None
 
     site.adopter._registry.workspace.store = Slow(site.registry.store)
     for _ in range(3):
-        site.adopter.settle_soon({}, None, 1.5)
+        site.adopter.settle_soon({}, None, turn_s=1.5)
     assert looked == ["a", "b", "c", "a", "b", "c"]

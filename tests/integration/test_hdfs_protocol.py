@@ -100,11 +100,11 @@ class NameNode:
                 self._folders.discard(one)
             return was_there
 
-    def open(self, path: str) -> HdfsStream:
+    def open(self, path: str, *, start: int = 0, length: int | None = None) -> HdfsStream:
         with self._lock:
             if path not in self._files:
                 raise FileNotFoundError(path)
-            rest = [self._files[path][0]]
+            rest = [self._files[path][0][start:][:length]]
 
         def pull(size: int) -> bytes:
             piece, rest[0] = rest[0][:size], rest[0][size:]

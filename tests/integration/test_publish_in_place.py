@@ -92,10 +92,10 @@ def test_claim_made_after_another_publisher_ended_touches_nothing(
     other = write_version(tmp_path / "other", b"other weights")
     plain = publish.hash_source
 
-    def late(source: publish.Source) -> object:
+    def late(source: publish.Source, *rest: Any) -> object:
         monkeypatch.setattr(publish, "hash_source", plain)
         registry.publish("m", "1", folder)
-        return plain(source)
+        return plain(source, *rest)
 
     monkeypatch.setattr(publish, "hash_source", late)
     with pytest.raises(Conflict, match="exists with other content"):

@@ -164,3 +164,22 @@ def test_key_of_a_bad_name_is_never_made() -> None:
 def test_subject_reads_as_prose() -> None:
     assert str(layout.model_subject("digits")) == "model digits"
     assert str(layout.app_subject("shop")) == "application shop"
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("_temporary/0/_temporary/attempt/part-0", "_temporary"),
+        ("stages/0/_temporary/0/part-0", "stages/0/_temporary"),
+        ("__magic_job-1/tasks/part-0", "__magic_job-1"),
+        ("sub/weights.bin._COPYING_", "sub/weights.bin._COPYING_"),
+        (".distcp.tmp.attempt_1", ".distcp.tmp.attempt_1"),
+        ("_temporary", None),
+        ("my_temporary/part-0", None),
+        ("data/_SUCCESS", None),
+        ("data/.part-0.crc", None),
+        ("weights.bin", None),
+    ],
+)
+def test_what_a_writer_has_not_committed_is_told_by_its_path(path: str, part: str | None) -> None:
+    assert layout.uncommitted(path) == part

@@ -26,7 +26,7 @@ from tests.integration.servers.conftest import S3Server
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 PARTS = 5
-QUICK = CallLimits(connect_s=1, silence_s=2, attempt_s=1.5, budget_s=3)
+QUICK = CallLimits(connect_s=5, silence_s=5, attempt_s=6, budget_s=8)
 
 
 def random_file(path: Path, parts: int = PARTS) -> Path:

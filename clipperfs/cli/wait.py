@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from clipperfs import layout
-from clipperfs.documents import ModelRecord, ReplicaStatus, parse_document
+from clipperfs.documents import ModelRecord, Pointer, ReplicaStatus, parse_document
 from clipperfs.errors import InvalidDocument, TimedOut
 from clipperfs.limits import LIMITS
 from clipperfs.store import Store
@@ -26,12 +26,12 @@ class Answer:
     """Why not, or an empty text."""
 
 
-def judge(status: ReplicaStatus, record: ModelRecord) -> Answer:
-    """Say whether a daemon has applied ``record`` and serves what it points to. Pure."""
+def judge(status: ReplicaStatus, record: ModelRecord, pointer: Pointer | None = None) -> Answer:
+    """Say whether a daemon has applied ``record`` and has loaded ``pointer``, by default the active version. Pure."""
     model = status.models.get(record.model)
     if model is None:
         return Answer(status.replica, False, f"does not serve model {record.model}")
-    active = record.state.active
+    active = pointer or record.state.active
     mine = [loaded for loaded in model.versions if active is not None and loaded.manifest == active.manifest]
     refusals = [loaded.reason or loaded.state for loaded in mine if loaded.state in ("failed", "quarantined")]
     if refusals:
@@ -61,6 +61,7 @@ def wait_for_daemons(
     store: Store,
     record: ModelRecord,
     *,
+    pointer: Pointer | None = None,
     count: int,
     timeout_s: float,
     clock: Callable[[], float] = time.monotonic,
@@ -68,13 +69,16 @@ def wait_for_daemons(
 ) -> list[str]:
     """Return the names of the daemons that serve ``record`` once there are ``count`` of them.
 
+    Args:
+        pointer: what of the record they must have loaded; by default the active version.
+
     Raises:
         TimedOut: there are not, after ``timeout_s``; the message says of each other daemon why not.
     """
     pause = pause or threading.Event().wait
     deadline = clock() + timeout_s
     while True:
-        answers = [judge(status, record) for status in read_statuses(store, now_unix_s=time.time())]
+        answers = [judge(status, record, pointer) for status in read_statuses(store, now_unix_s=time.time())]
         serving = [answer.replica for answer in answers if answer.serves]
         if len(serving) >= count:
             return serving

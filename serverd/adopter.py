@@ -84,6 +84,8 @@ class ModelCopies:
     """Up to here the log has been read for versions."""
     recorded: dict[str, tuple[int, str, str, float]] = field(default_factory=dict)
     """By version: number and op of the record that says it exists, its manifest, and when this daemon read it."""
+    tried: set[str] = field(default_factory=set)
+    """Versions that a person has rolled out: whether they become active is not this daemon's decision any more."""
     seen: dict[str, Seen] = field(default_factory=dict)
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By version: under which circumstances it was refused, and why. It is not tried again under the same."""
@@ -111,6 +113,8 @@ class Adopter:
         self._clock = clock
         self._models: dict[str, ModelCopies] = {}
         self._tries = 0
+        self._put_off: set[tuple[str, str]] = set()
+        """(model, version) that a rollout keeps from being activated on publish."""
         self.refusals: dict[tuple[str, str], tuple[str, str]] = {}
         """(model, version) → hook (or an empty text) and reason: what keeps a copy from being adopted or active."""
 
@@ -159,6 +163,8 @@ class Adopter:
             if one.seq <= copies.log_seq:
                 break
             evidence = one.record.evidence
+            if one.record.op == "rollout" and evidence.version:
+                copies.tried.add(evidence.version)
             if one.record.op in ("publish", "adopt") and evidence.version and evidence.manifest:
                 copies.recorded.setdefault(evidence.version, (one.seq, one.record.op, evidence.manifest, now_s))
         copies.log_seq = head.seq
@@ -202,12 +208,24 @@ class Adopter:
 
     def _take_over(self, model: ModelName, copies: ModelCopies, state: ModelState) -> bool:
         """Activate the newest adopted copy that nobody has activated: its daemon may have died in between."""
+        for put_off in [key for key in self._put_off if key[0] == model]:
+            self.refusals.pop(put_off, None)
+            self._put_off.discard(put_off)
         if state.policy.activation != "on-publish" or not copies.recorded:
             return False
         version, (seq, op, _, read_s) = max(copies.recorded.items(), key=lambda item: item[1][0])
         active = state.active
-        is_due = op == "adopt" and (active is None or (active.seq < seq and active.version != version))
+        is_due = op == "adopt" and version not in copies.tried
+        is_due = is_due and (active is None or (active.seq < seq and active.version != version))
         is_mine = version in copies.refused  # tried before; whether under other circumstances, is asked below
+        if is_due and (rollout := state.rollout_in_effect) is not None:
+            self._put_off.add((model, version))
+            self.refusals[model, version] = (
+                "",
+                f"it waits for the rollout of version {rollout.candidate.version} to be promoted or aborted",
+            )
+            copies.refused.setdefault(version, ("", "put off"))  # so that it is due at once when the rollout is over
+            return False
         if not is_due or version in state.retired or not (is_mine or self._clock() - read_s >= TAKE_OVER_S):
             return False
         if self._is_refused(model, version, copies, state, RECORDED):

@@ -52,12 +52,16 @@ class VersionCounter:
     """What happened to one version's batches.
 
     ``predict_us`` is the sum of what the replicas report; ``latency`` counts batches by the time from sending them to
-    their outputs. ``late`` counts queries whose output came after their deadline.
+    their outputs. ``late`` counts queries whose output came after their deadline. ``errors`` counts queries that it
+    failed: it raised, died or had no live replica; ``defaults`` those that it did not answer in time or could not take
+    in; ``moved`` those of both that the active version then answered. ``agree``, ``differ`` and ``shadow_dropped``
+    count copies that it got as a shadow, or did not get. ``size_predict_us`` is ``predict_us`` by ``BATCH_BOUNDS``.
     """
 
     __slots__ = (
-        "batch_sizes", "batches", "cache_hits", "cache_misses", "failed_batches", "late", "latency", "latency_us",
-        "predict_us", "queries", "retries",
+        "agree", "batch_sizes", "batches", "cache_hits", "cache_misses", "defaults", "differ", "errors",
+        "failed_batches", "late", "latency", "latency_us", "moved", "predict_us", "queries", "retries",
+        "shadow_dropped", "size_predict_us",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -68,10 +72,17 @@ class VersionCounter:
         self.latency = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self.latency_us = 0
         self.batch_sizes = [0] * (len(BATCH_BOUNDS) + 1)
+        self.size_predict_us = [0] * (len(BATCH_BOUNDS) + 1)
         self.cache_hits = 0
         self.cache_misses = 0
         self.retries = 0
         self.late = 0
+        self.errors = 0
+        self.defaults = 0
+        self.moved = 0
+        self.agree = 0
+        self.differ = 0
+        self.shadow_dropped = 0
 
     def observe(self, size: int, latency_s: float, predict_us: int) -> None:
         """Count a batch that came back."""
@@ -79,7 +90,9 @@ class VersionCounter:
         self.predict_us += predict_us
         self.latency[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
         self.latency_us += int(latency_s * 1e6)
-        self.batch_sizes[bisect_left(BATCH_BOUNDS, size)] += 1
+        bucket = bisect_left(BATCH_BOUNDS, size)
+        self.batch_sizes[bucket] += 1
+        self.size_predict_us[bucket] += predict_us
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counts as plain data."""
@@ -95,6 +108,13 @@ class VersionCounter:
             "cache_misses": self.cache_misses,
             "retries": self.retries,
             "late": self.late,
+            "errors": self.errors,
+            "defaults": self.defaults,
+            "moved": self.moved,
+            "agree": self.agree,
+            "differ": self.differ,
+            "shadow_dropped": self.shadow_dropped,
+            "size_predict_us": list(self.size_predict_us),
         }
 
 

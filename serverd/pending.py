@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from .counters import AppCounter
 from .query import answer_body, batch_body, default_body, reply_head
@@ -33,6 +33,8 @@ class Query:
     """One input that leases one version until it is answered. ``index`` is its place in a batch reply, -1 alone."""
 
     __slots__ = ("arrived", "attempts", "deadline", "index", "is_done", "number", "owner", "packed", "sink", "version")
+    is_canary: ClassVar[bool] = False
+    """Whether a rollout gave it to the candidate, so that the active version may answer it as well."""
 
     def __init__(
         self,

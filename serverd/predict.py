@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import UNSET
 
 from .cache import PredictionCache
+from .compare import Comparison
 from .counters import Counters
 from .dispatch import Dispatcher
 from .exchange import Exchange
@@ -24,12 +25,25 @@ from .query import (
 )
 from .routing import AppRoute, RoutingTable
 from .served import ServedVersion
+from .staged import CanaryQuery, ShadowCopy, ShadowedQuery, StagedBatchReply, StagedRollout
 
 
 class AppEntry:
     """One application under one table, with everything that its usual query needs looked up in advance."""
 
-    __slots__ = ("app", "codec", "explanation", "input_size", "owner", "reason", "table", "version", "versions")
+    __slots__ = (
+        "active",
+        "app",
+        "codec",
+        "explanation",
+        "input_size",
+        "owner",
+        "reason",
+        "rollout",
+        "table",
+        "version",
+        "versions",
+    )
 
     def __init__(
         self,
@@ -43,8 +57,11 @@ class AppEntry:
         self.owner = owner
         self.codec: InputCodec = CODECS[app.input_type]
         self.versions = versions
-        self.version, self.reason, self.explanation = self.resolve(None)
-        self.input_size = None if self.version is None else self.version.route.input_size
+        self.active, self.reason, self.explanation = self.resolve(None)
+        self.input_size = None if self.active is None else self.active.route.input_size
+        self.rollout = self._stage()
+        self.version = self.active if self.rollout is None else None
+        """What answers every usual query. None: a rollout decides, or nothing answers. One test tells, as before."""
 
     def resolve(self, pin: str | None) -> tuple[ServedVersion | None, str, str]:
         """Return the version that answers, or None with the reason (``counters.REASONS``) and the explanation."""
@@ -52,6 +69,16 @@ class AppEntry:
         if choice.version is not None:
             return self.versions[choice.model, choice.name], "", ""
         return None, choice.reason, choice.explanation
+
+    def _stage(self) -> StagedRollout | None:
+        """Return the rollout that this application's queries meet, where its candidate can answer them."""
+        model = None if self.app.model is None else self.table.models.get(self.app.model)
+        if model is None or model.rollout is None or self.app.model is None:
+            return None
+        candidate = self.versions.get((self.app.model, model.rollout.version))
+        if candidate is None or not candidate.route.replicas or candidate.route.input_type != self.app.input_type:
+            return None
+        return StagedRollout(model.rollout, candidate, self.owner.slo_s)
 
 
 class PredictHandler:
@@ -93,14 +120,17 @@ class PredictHandler:
             self._refuse(entry, exchange, error)
             return
         version = entry.version
-        if version is None:
-            self._default(entry, exchange, -1, entry.reason, entry.explanation)
-        else:
+        if version is not None:
             self._submit(entry.owner, version, packed, arrived, exchange, -1)
+        elif entry.rollout is not None:
+            self._submit_staged(entry, entry.rollout, packed, request.key, arrived, exchange, -1)
+        else:
+            self._default(entry, exchange, -1, entry.reason, entry.explanation)
 
     def _handle_unusual(self, entry: AppEntry, exchange: Exchange, request: Any, arrived: float) -> None:
         """Answer a request with a pin or with an ``input_batch``. Raises like ``codec.pack``, and BadQueryError."""
         version, reason, explanation = entry.resolve(request.version)
+        rollout = entry.rollout if request.version is None else None
         input_size = None if version is None else version.route.input_size
         model = entry.app.model
         if request.input is not UNSET:
@@ -124,9 +154,12 @@ class PredictHandler:
                 check_input(packed, entry.codec, input_size, model)
             except BadQueryError as error:
                 raise BadQueryError(error.error, f"input_batch[{index}]: {error.cause}") from None
-        reply = BatchReply(exchange, len(inputs))
+        is_staged = rollout is not None and not rollout.is_shadow
+        reply = (StagedBatchReply if is_staged else BatchReply)(exchange, len(inputs))
         for index, packed in enumerate(inputs):
-            if version is None:
+            if rollout is not None:
+                self._submit_staged(entry, rollout, packed, request.key, arrived, reply, index)
+            elif version is None:
                 self._default(entry, reply, index, reason, explanation)
             else:
                 self._submit(entry.owner, version, packed, arrived, reply, index)
@@ -153,6 +186,53 @@ class PredictHandler:
                 return
             version.counter.cache_misses += 1
         self._dispatcher.submit(query)
+
+    def _submit_staged(
+        self,
+        entry: AppEntry,
+        rollout: StagedRollout,
+        packed: bytes,
+        key: str | None,
+        arrived: float,
+        sink: Exchange | BatchReply,
+        index: int,
+    ) -> None:
+        """Have the candidate answer a query of a canary's cohort, or see a copy of one of a shadow's."""
+        owner, active, candidate = entry.owner, entry.active, rollout.candidate
+        is_in_cohort = (packed if key is None else key.encode()) in rollout.cohort
+        if is_in_cohort and not rollout.is_shadow:
+            self._submit_query(CanaryQuery(owner, candidate, packed, self._take_id(), arrived, sink, index))
+        elif active is None:
+            self._default(entry, sink, index, entry.reason, entry.explanation)
+        elif not is_in_cohort:
+            self._submit(owner, active, packed, arrived, sink, index)
+        elif not rollout.has_room:
+            candidate.counter.shadow_dropped += 1
+            self._submit(owner, active, packed, arrived, sink, index)
+        else:
+            shadowed = ShadowedQuery(owner, active, packed, self._take_id(), arrived, sink, index)
+            copy = ShadowCopy(rollout.copies, candidate, packed, -1, arrived, sink, index)
+            shadowed.comparison = copy.comparison = Comparison(candidate.counter)
+            self._submit_query(shadowed)  # first: the caller's answer waits for nothing
+            self._submit_query(copy)
+
+    def _submit_query(self, query: Query) -> None:
+        """Answer a query from the cache, or have its version answer (``_submit`` in one, for the usual query)."""
+        version = query.version
+        query.owner.counter.queries += 1
+        if version.uses_cache:
+            output = self._cache.get(version.cache_prefix + query.packed)
+            if output is not None:
+                version.counter.cache_hits += 1
+                query.answer(output, query.arrived)
+                return
+            version.counter.cache_misses += 1
+        self._dispatcher.submit(query)
+
+    def _take_id(self) -> int:
+        number = self._next_id
+        self._next_id = number + 1
+        return number
 
     def _default(self, entry: AppEntry, sink: Exchange | BatchReply, index: int, reason: str, explanation: str) -> None:
         entry.owner.counter.queries += 1

@@ -56,6 +56,9 @@ def _model_rows(name: str, model: dict[str, Any]) -> list[tuple[object, ...]]:
         version = one.get("version")
         roles = ["answers"] if version == model.get("serving") else []
         roles += ["active"] if version == model.get("active") and version != model.get("serving") else []
+        trial = model.get("rollout")
+        if trial and trial.get("version") == version and one.get("role") == trial.get("kind"):
+            roles.append(f"{trial['kind']} {trial['percent']:g} %")
         roles += [f"alias {alias}" for alias, to in model.get("aliases", {}).items() if to == version]
         replicas = f"{one.get('replicas_ready')}/{one.get('replicas_wanted')}"
         reason = one.get("reason")

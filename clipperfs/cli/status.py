@@ -43,7 +43,11 @@ def status_text(document: dict[str, Any]) -> str:
         "state": "DEGRADED" if document.get("degraded") else "ok",
     }
     lines = [f"{name:10} {visible(value)}" for name, value in facts.items()]
-    lines += [f"fault      {visible(fault)}" for fault in document.get("faults") or []]
+    lines += [f"fault      {visible(fault)}" for fault in document.get("reasons") or document.get("faults") or []]
+    lines += [
+        f"refused    {visible(one.get('model'))}/{visible(one.get('version'))}: {visible(one.get('reason'))}"
+        for one in document.get("refused") or []
+    ]
     rows = [row for name, model in sorted(document.get("models", {}).items()) for row in _model_rows(name, model)]
     if rows:
         lines += ["", table(("model", "version", "state", "replicas", "record", "role", "reason"), rows)]

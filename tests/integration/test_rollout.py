@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from clipperfs import Registry
-from clipperfs import activate as activate_module
+from clipperfs.checking import runner
+from clipperfs.checking.request import CheckRequest
 from clipperfs.documents import ModelState, Rollout, Verdict
 from clipperfs.errors import ActivationRefused, Conflict, InvalidSetting, NotFound
 from clipperfs.ledger import Draft
@@ -19,20 +20,18 @@ def publish(registry: Registry, tmp_path: Path, version: str, yaml: str = "wrapp
     registry.publish("m", version, write_version(tmp_path / f"source-{version}", version.encode(), yaml), **more)
 
 
-REAL_CHECK = activate_module._check
+REAL_HOOKS = runner.run_hooks
 
 
-def check_quickly(workspace: Any, model: Any, version: Any, base: Any, candidate: Any, *, emergency: bool) -> Any:
-    """Pass everything, with a report, without a process for each hook."""
-    verdicts = [Verdict(hook="integrity", outcome="passed"), Verdict(hook="loadable", outcome="passed")]
-    digest = candidate.copy.manifest_digest
-    return verdicts, activate_module._keep_report(workspace, model, version, base, digest, verdicts)
+def pass_all(request: CheckRequest) -> list[Verdict]:
+    """Pass everything without a process for each hook."""
+    return [Verdict(hook="integrity", outcome="passed"), Verdict(hook="loadable", outcome="passed")]
 
 
 @pytest.fixture
 def staged(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """Return a registry whose model ``m`` has version 1 active and versions 2 and 3 published. Its hooks are quick."""
-    monkeypatch.setattr(activate_module, "_check", check_quickly)
+    monkeypatch.setattr(runner, "run_hooks", pass_all)
     publish(registry, tmp_path, "1", activate=True)
     publish(registry, tmp_path, "2")
     publish(registry, tmp_path, "3")
@@ -67,7 +66,7 @@ def test_start_runs_the_hooks_and_keeps_their_verdicts(staged: Registry) -> None
 def test_candidate_that_a_hook_refuses_starts_nothing(
     staged: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activate_module, "_check", REAL_CHECK)
+    monkeypatch.setattr(runner, "run_hooks", REAL_HOOKS)
     publish(staged, tmp_path, "4", "wrapper: sklearn\n")
     with pytest.raises(ActivationRefused, match="loadable"):
         staged.rollout("m", "4", percent=5)
@@ -102,13 +101,16 @@ def test_same_again_changes_nothing_and_another_share_keeps_the_salt(staged: Reg
 def test_terms_that_cannot_be_are_refused_before_any_hook(
     staged: Registry, terms: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activate_module, "_check", lambda *given, **more: pytest.fail("a hook ran"))
+    monkeypatch.setattr(runner, "run_hooks", lambda request: pytest.fail("a hook ran"))
     with pytest.raises(InvalidSetting, match=words):
         staged.rollout("m", "2", **terms)
     assert state(staged).rollout is None
 
 
-def test_rollout_needs_an_active_version_and_another_candidate(registry: Registry, tmp_path: Path) -> None:
+def test_rollout_needs_an_active_version_and_another_candidate(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "run_hooks", pass_all)
     publish(registry, tmp_path, "1")
     with pytest.raises(Conflict, match="no version of model m is active"):
         registry.rollout("m", "1", percent=5)
@@ -160,7 +162,7 @@ def test_promotion_is_refused_when_the_policy_has_a_new_hook_that_refuses(
     staged: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staged.rollout("m", "2", percent=5)
-    monkeypatch.setattr(activate_module, "_check", REAL_CHECK)
+    monkeypatch.setattr(runner, "run_hooks", REAL_HOOKS)
     staged.policy("m", {"hooks": ["no-such-hook"]})
     with pytest.raises(ActivationRefused):
         staged.promote("m")
@@ -216,14 +218,13 @@ def test_expected_number_holds_for_every_verb(staged: Registry) -> None:
 
 def while_hooks_run(monkeypatch: pytest.MonkeyPatch, does: Any) -> None:
     """Have another writer act, once, while the hooks run."""
-    check = activate_module._check
     calls = iter([does])
 
-    def both(*given: Any, **more: Any) -> Any:
+    def run_hooks(request: CheckRequest) -> list[Verdict]:
         next(calls, lambda: None)()
-        return check(*given, **more)
+        return pass_all(request)
 
-    monkeypatch.setattr(activate_module, "_check", both)
+    monkeypatch.setattr(runner, "run_hooks", run_hooks)
 
 
 def test_activation_loses_to_a_rollout_that_began_while_its_hooks_ran(

@@ -44,7 +44,8 @@ class Figures:
     def of(cls, counts: Mapping[str, Any]) -> Figures:
         """Return the figures of a counter's snapshot."""
         fields: dict[str, Any] = {name: int(counts.get(name, 0)) for name in PLAIN}
-        return cls(**fields, **{name: tuple(counts.get(name, NO_SIZES)) for name in BY_SIZE})
+        fields |= {name: tuple(counts.get(name, NO_SIZES)) for name in BY_SIZE}
+        return cls(**fields)
 
     def __add__(self, other: Figures) -> Figures:
         """Return the sum, field by field."""

@@ -185,6 +185,23 @@ def test_new_rollout_of_the_same_version_is_not_held_back_by_an_old_brake(staged
     with_guard(staged, tmp_path, test)
 
 
+def test_rollout_that_began_meanwhile_is_not_aborted_for_the_one_that_was_judged(
+    staged: Registry, tmp_path: Path
+) -> None:
+    async def test(site: Site) -> None:
+        await site.guard.look()
+        known = site.records()
+        site.guard._records = lambda: known
+        site.registry.abort("m")
+        site.registry.rollout("m", "2", percent=20)
+        site.fail(100)
+        await site.guard.look()
+        assert site.ops()[:2] == ["rollout", "abort"]
+        assert site.guard.brakes["m"].is_recorded, "somebody else did"
+
+    with_guard(staged, tmp_path, test)
+
+
 def test_candidate_that_was_given_up_is_aborted_and_one_that_never_loaded_is_not(
     staged: Registry, tmp_path: Path
 ) -> None:

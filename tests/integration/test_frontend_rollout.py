@@ -69,6 +69,7 @@ def test_fault_on_one_of_many_hurts_none_and_counts_once(rig: Rig) -> None:
 def test_version_that_is_asked_for_goes_round_the_rollout(rig: Rig) -> None:
     stage(rig, [rig.start_peer("name:one")], [rig.start_peer("name:two", "fault-on:7")])
     assert predict(rig, {"input": [1.0], "version": "1"}).json["output"] == "one"
+    assert predict(rig, {"input_batch": [[1.0]], "version": "1"}).json["batch_predictions"][0]["output"] == "one"
     reply = predict(rig, {"input": [7.0], "version": "2"}).json
     assert reply["default"] and "failed" in reply["default_explanation"], "nobody else may answer for it"
 

@@ -30,7 +30,7 @@ def record(**state: Any) -> ModelRecord:
 
 def rollout(kind: str = "canary", **more: Any) -> Rollout:
     fields = {"kind": kind, "candidate": pointer("2", 8), "percent": 5.0, "salt": SALT, "started_seq": 8, **more}
-    return Rollout(**fields)  # type: ignore[arg-type]
+    return Rollout(**fields)
 
 
 def view(version: str, load: str, replicas: tuple[str, ...] = ("aa",)) -> HeldView:

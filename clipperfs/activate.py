@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,9 @@ from clipperfs.recorded import find_recorded
 from clipperfs.workspace import Workspace
 
 MEASURE_CHARS = 200
+
+Place = Callable[[ModelState, Pointer], ModelState]
+"""From the state now, and a pointer to the version that the hooks passed, to the state that the record is to carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +78,26 @@ def activate(
     Raises:
         NotFound, IncompleteVersion, DamagedVersion: there is no such version, or not all of it.
         ActivationRefused: a hook refused it; ``fields["verdicts"]`` holds every verdict.
-        Conflict: the newest record is not ``expect_seq``, the version is retired, or another writer moved the pointer
-            or changed the policy meanwhile; both records are in ``fields``.
+        Conflict: the newest record is not ``expect_seq``, the version is retired, a rollout is in effect, or another
+            writer moved the pointer or changed the policy meanwhile; both records are in ``fields``.
         OutcomeUnknown, StorageError: see ``ledger.append``.
     """
     base = workspace.model_ledger(model).head()
-    _require_seq(base, expect_seq, model)
+    require_seq(base, expect_seq, model)
     state = base.record.state if base else ModelState()
-    _require_not_retired(state, model, version)
+    require_not_retired(state, model, version)
     if state.active is not None and state.active.version == version:
         return Outcome(base.record if base else None, changed=False)
-    return _move(
+    require_no_rollout(state, model)
+    return check_and_append(
         workspace,
         model,
         version,
         base,
         digest=recorded_digest(workspace, model, version, state),
         op="activate",
+        place=make_active,
         reason=reason,
-        emergency=False,
         dry_run=dry_run,
         expect_seq=expect_seq,
     )
@@ -109,10 +114,12 @@ def roll_back(
 ) -> Outcome:
     """Make the previous version (or ``to``) active again, after the cheap checks only unless ``all_hooks``.
 
+    The emergency brake: a rollout does not stop it, and ends with the same record.
+
     Raises what :func:`activate` raises, and NotFound when there is nothing to roll back to.
     """
     base = workspace.model_ledger(model).head()
-    _require_seq(base, expect_seq, model)
+    require_seq(base, expect_seq, model)
     if base is None:
         raise NotFound(f"there is no model {model}", hint="'clipperfs list' shows the models", model=model)
     state = base.record.state
@@ -120,24 +127,54 @@ def roll_back(
     if target is None:
         raise NotFound(
             f"model {model} has no previous version to roll back to",
-            hint=f"'clipperfs history {model}' lists what was active; then 'clipperfs rollback {model} --to VERSION'",
+            hint=f"'clipperfs rollout {model} --abort' ends the rollout"
+            if state.rollout_in_effect
+            else f"'clipperfs history {model}' lists what was active; then 'clipperfs rollback {model} --to VERSION'",
             model=model,
         )
     if state.active is not None and state.active.version == target:
-        return Outcome(base.record, changed=False)
-    _require_not_retired(state, model, target)
-    return _move(
+        return _end_rollout(workspace, model, target, expect_seq=expect_seq, reason=reason)
+    require_not_retired(state, model, target)
+    return check_and_append(
         workspace,
         model,
         target,
         base,
         digest=recorded_digest(workspace, model, target, state),
         op="rollback",
+        place=make_active,
         reason=reason,
         emergency=not all_hooks,
-        dry_run=False,
         expect_seq=expect_seq,
     )
+
+
+def _end_rollout(
+    workspace: Workspace, model: ModelName, active: VersionName, *, expect_seq: int | None, reason: str | None
+) -> Outcome:
+    """Go back to the version that is active: nothing moves, but a rollout ends."""
+
+    def decide(head: Head[ModelRecord] | None) -> Draft | None:
+        require_seq(head, expect_seq, model)
+        now = head.record.state if head else ModelState()
+        if now.active is None or now.active.version != active:
+            raise Conflict(
+                f"another writer moved the active pointer of model {model} meanwhile",
+                hint=f"look at 'clipperfs history {model}', then decide again",
+                found=_plain(head),
+            )
+        if now.rollout is None:
+            return None
+        evidence = Evidence(version=active, manifest=now.active.manifest)
+        return Draft("rollback", now.model_copy(update={"rollout": None}), reason, evidence)
+
+    head, changed = workspace.model_ledger(model).append(decide, actor=workspace.actor)
+    return Outcome(head.record if head else None, changed=changed)
+
+
+def make_active(state: ModelState, pointer: Pointer) -> ModelState:
+    """Return the state in which a version has become active: the one that was becomes previous, a rollout ends."""
+    return state.model_copy(update={"active": pointer, "previous": state.active, "rollout": None})
 
 
 def run_hooks_on(workspace: Workspace, model: ModelName, version: VersionName) -> list[Verdict]:
@@ -193,7 +230,8 @@ def pointer_settings(workspace: Workspace, model: ModelName, pointer: Pointer) -
 
 def known_digest(state: ModelState, version: str) -> Digest | None:
     """Return the manifest digest that the newest record binds a version to, if it names that version."""
-    pointers = [state.active, state.previous, *state.aliases.values(), *state.pins]
+    candidate = state.rollout.candidate if state.rollout else None
+    pointers = [state.active, state.previous, candidate, *state.aliases.values(), *state.pins]
     return next((Digest(pointer.manifest) for pointer in pointers if pointer and pointer.version == version), None)
 
 
@@ -208,7 +246,7 @@ def recorded_digest(workspace: Workspace, model: ModelName, version: VersionName
     return digest
 
 
-def _move(
+def check_and_append(
     workspace: Workspace,
     model: ModelName,
     version: VersionName,
@@ -216,11 +254,24 @@ def _move(
     *,
     digest: Digest | None,
     op: str,
+    place: Place,
     reason: str | None,
-    emergency: bool,
-    dry_run: bool,
+    emergency: bool = False,
+    dry_run: bool = False,
     expect_seq: int | None,
 ) -> Outcome:
+    """Run the hooks on a version and append a record that points to it, with their verdicts as the evidence.
+
+    Args:
+        base: the newest record, on whose state the caller has decided.
+        digest: the manifest digest that the log binds the version to, if any.
+        op: what the record says was done.
+        place: where in the state the pointer goes.
+        emergency: run the cheap hooks only, whatever happens to a rollout meanwhile.
+        dry_run: append nothing.
+
+    Raises what :func:`activate` raises.
+    """
     state = base.record.state if base else ModelState()
     candidate = prepare(workspace, model, version, state, digest)
     with candidate.copy.lease:
@@ -245,9 +296,10 @@ def _move(
     )
 
     def decide(head: Head[ModelRecord] | None) -> Draft | None:
-        _require_seq(head, expect_seq, model)  # again: a record may have come while the hooks ran
+        require_seq(head, expect_seq, model)  # again: a record may have come while the hooks ran
         now = head.record.state if head else ModelState()
-        if now.active != state.active or now.policy != state.policy:
+        is_other_rollout = op != "rollback" and _candidate(now) != _candidate(state)
+        if now.active != state.active or now.policy != state.policy or is_other_rollout:
             raise Conflict(
                 f"another writer changed model {model} while version {version} was being checked: "
                 f"record {head.seq if head else 0} is '{head.record.op if head else '-'}' "
@@ -263,14 +315,14 @@ def _move(
                 expected=_plain(base),
                 found=_plain(head),
             )
-        _require_not_retired(now, model, version)
+        require_not_retired(now, model, version)
         pointer = Pointer(
             version=version,
             manifest=candidate.copy.manifest_digest,
             seq=head.seq + 1 if head else 1,
             inherited=candidate.inherited,
         )
-        return Draft(op, now.model_copy(update={"active": pointer, "previous": now.active}), reason, evidence)
+        return Draft(op, place(now, pointer), reason, evidence)
 
     committed, _ = workspace.model_ledger(model).append(decide, actor=workspace.actor)
     assert committed is not None
@@ -367,7 +419,13 @@ def _in_short(verdict: Verdict) -> Verdict:
     return verdict.model_copy(update={"measures": measures, "reason": verdict.reason[: LIMITS.reason_chars]})
 
 
-def _require_seq(base: Head[ModelRecord] | None, expected: int | None, model: ModelName) -> None:
+def _candidate(state: ModelState) -> Pointer | None:
+    rollout = state.rollout_in_effect
+    return rollout.candidate if rollout else None
+
+
+def require_seq(base: Head[ModelRecord] | None, expected: int | None, model: ModelName) -> None:
+    """Raise Conflict unless the newest record is the one that the caller expects, if it expects one."""
     found = base.seq if base else 0
     if expected is not None and found != expected:
         raise Conflict(
@@ -378,7 +436,19 @@ def _require_seq(base: Head[ModelRecord] | None, expected: int | None, model: Mo
         )
 
 
-def _require_not_retired(state: ModelState, model: ModelName, version: VersionName) -> None:
+def require_no_rollout(state: ModelState, model: ModelName) -> None:
+    """Raise Conflict while a version is on trial: what it was compared with must not change under it."""
+    if (rollout := state.rollout_in_effect) is not None:
+        candidate = rollout.candidate.version
+        raise Conflict(
+            f"version {candidate} of model {model} is in a {rollout.kind} rollout at {rollout.percent:g} %",
+            hint=f"first 'clipperfs rollout {model} --promote' or 'clipperfs rollout {model} --abort'",
+            rollout=rollout.model_dump(mode="json"),
+        )
+
+
+def require_not_retired(state: ModelState, model: ModelName, version: VersionName) -> None:
+    """Raise Conflict when a version is on its way out."""
     if version in state.retired:
         stage = state.retired[version].stage
         undo = {"retired": f"retire {model} {version} --undo", "deleted": f"delete {model} {version} --restore"}

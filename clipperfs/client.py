@@ -74,10 +74,12 @@ class Client:
         self._lock = threading.Lock()
 
     @overload
-    def predict(self, app: str, input: Any, *, version: str | None = ...) -> Prediction: ...
+    def predict(self, app: str, input: Any, *, version: str | None = ..., key: str | None = ...) -> Prediction: ...
 
     @overload
-    def predict(self, app: str, *, batch: Iterable[Any], version: str | None = ...) -> list[Prediction]: ...
+    def predict(
+        self, app: str, *, batch: Iterable[Any], version: str | None = ..., key: str | None = ...
+    ) -> list[Prediction]: ...
 
     def predict(
         self,
@@ -86,6 +88,7 @@ class Client:
         *,
         batch: Iterable[Any] | None = None,
         version: str | None = None,
+        key: str | None = None,
     ) -> Prediction | list[Prediction]:
         """Ask an application for the prediction of one input, or of each input of a batch.
 
@@ -94,6 +97,8 @@ class Client:
             input: one input: a list of numbers or a numpy array, a text, or ``bytes`` (sent as base64).
             batch: several inputs, each with its own deadline; instead of ``input``.
             version: ask this version or alias of the linked model instead of the active one.
+            key: whom the query is for, such as a user's id: under a rollout, equal keys meet the same version. Without
+                one, equal inputs do.
 
         Returns:
             One prediction, or one for each input of the batch, in the same order. An answer by the latency objective,
@@ -113,6 +118,8 @@ class Client:
         query: dict[str, Any] = {"input": input} if batch is None else {"input_batch": list(batch)}
         if version is not None:
             query["version"] = version
+        if key is not None:
+            query["key"] = key
         try:
             body = json.dumps(query, default=_as_json, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError, RecursionError) as error:
@@ -223,7 +230,7 @@ def _prediction(tree: Any, answered_by: str | None) -> Prediction:
         query_id=tree["query_id"],
         default=tree["default"],
         default_explanation=tree.get("default_explanation"),
-        version=None if tree["default"] else answered_by,
+        version=None if tree["default"] else tree.get("version", answered_by),
     )
 
 

@@ -23,7 +23,7 @@ from clipperfs.ledger import Head, Ledger
 from clipperfs.names import ModelName, VersionName
 from clipperfs.workspace import Workspace
 
-FORMAT = "clipperfs.recorded.v1"
+FORMAT = "clipperfs.recorded.v2"
 RECORDING_OPS = ("publish", "adopt")
 MAX_UNWRITTEN = 32
 """So many new records at most are read again the next time rather than written down."""
@@ -46,6 +46,8 @@ class RecordedVersions:
     digest: str
     """Of the bytes of record ``seq``."""
     versions: Mapping[str, Recorded]
+    rolled_out: frozenset[str] = frozenset()
+    """Versions that were the candidate of a rollout."""
 
 
 NOTHING = RecordedVersions(0, NO_DIGEST, {})
@@ -98,15 +100,19 @@ def _extend(
     if head.seq <= known.seq:
         return _extend(ledger, head, NOTHING)
     fresh: dict[str, Recorded] = {}
+    rolled_out = set(known.rolled_out)
     for one in ledger.records(newest=head.seq):
         evidence = one.record.evidence
         if one.record.op in RECORDING_OPS and evidence.version:
             fresh.setdefault(evidence.version, Recorded(one.seq, one.record.op, evidence.manifest))
+        if one.record.op == "rollout" and evidence.version:
+            rolled_out.add(evidence.version)
         if known.seq and one.seq == known.seq + 1:
             if one.record.prev != known.digest:
                 return _extend(ledger, head, NOTHING)
             break
-    return RecordedVersions(head.seq, head.digest, {**known.versions, **fresh}), head.seq - known.seq
+    now = RecordedVersions(head.seq, head.digest, {**known.versions, **fresh}, frozenset(rolled_out))
+    return now, head.seq - known.seq
 
 
 def _says(record: ModelRecord, version: str, found: Recorded) -> bool:
@@ -129,7 +135,8 @@ def _read(workspace: Workspace, model: ModelName) -> RecordedVersions:
         if tree["format"] != FORMAT or tree["model"] != model or not is_digest(tree["digest"]):
             return NOTHING
         versions = {name: Recorded(int(seq), str(op), manifest) for name, (seq, op, manifest) in tree["versions"]}
-        return RecordedVersions(int(tree["seq"]), str(tree["digest"]), versions)
+        rolled_out = frozenset(str(name) for name in tree["rolled_out"])
+        return RecordedVersions(int(tree["seq"]), str(tree["digest"]), versions, rolled_out)
     except (OSError, ValueError, TypeError, KeyError):
         return NOTHING
 
@@ -137,7 +144,14 @@ def _read(workspace: Workspace, model: ModelName) -> RecordedVersions:
 def _write(workspace: Workspace, model: ModelName, known: RecordedVersions) -> None:
     """Write down what was found. Best effort: without it the log is read again."""
     rows = [[name, [one.seq, one.op, one.manifest]] for name, one in known.versions.items()]
-    tree = {"format": FORMAT, "model": model, "seq": known.seq, "digest": known.digest, "versions": rows}
+    tree = {
+        "format": FORMAT,
+        "model": model,
+        "seq": known.seq,
+        "digest": known.digest,
+        "versions": rows,
+        "rolled_out": sorted(known.rolled_out),
+    }
     body = json.dumps(tree).encode()
     path = _path(workspace, model)
     part = path.with_name(f".part-{secrets.token_hex(8)}")

@@ -14,6 +14,7 @@ from clipperfs import activate as _activate
 from clipperfs import apps as _apps
 from clipperfs import cluster as _cluster
 from clipperfs import publish as _publish
+from clipperfs import rollout as _rollout
 from clipperfs import steer as _steer
 from clipperfs import view as _view
 from clipperfs.activate import Outcome
@@ -210,6 +211,63 @@ class Registry:
             expect_seq=expect_seq,
             reason=reason,
             all_hooks=all_hooks,
+        )
+
+    def rollout(
+        self,
+        model: str,
+        version: str,
+        *,
+        percent: float | None = None,
+        shadow: bool = False,
+        limits: dict[str, Any] | None = None,
+        expect_seq: int | None = None,
+        reason: str | None = None,
+    ) -> Outcome:
+        """Try a version on a share of the queries, or on copies of them; or change that. See ``rollout.roll_out``.
+
+        Neither ``percent`` nor ``shadow``: change the limits only.
+        """
+        return _rollout.roll_out(
+            self._workspace,
+            model_name(model),
+            version_name(version),
+            kind="shadow" if shadow else "canary" if percent is not None else None,
+            percent=percent,
+            limits=limits,
+            expect_seq=expect_seq,
+            reason=reason,
+        )
+
+    def promote(
+        self, model: str, version: str | None = None, *, expect_seq: int | None = None, reason: str | None = None
+    ) -> Outcome:
+        """Make the rollout's candidate (which must be ``version``, if given) active. See ``rollout.promote``."""
+        return _rollout.promote(
+            self._workspace,
+            model_name(model),
+            version=version_name(version) if version is not None else None,
+            expect_seq=expect_seq,
+            reason=reason,
+        )
+
+    def abort(
+        self,
+        model: str,
+        version: str | None = None,
+        *,
+        candidate_seq: int | None = None,
+        expect_seq: int | None = None,
+        reason: str | None = None,
+    ) -> Outcome:
+        """End the rollout (of ``version``, if given): the active version answers all. See ``rollout.abort``."""
+        return _rollout.abort(
+            self._workspace,
+            model_name(model),
+            version=version_name(version) if version is not None else None,
+            candidate_seq=candidate_seq,
+            expect_seq=expect_seq,
+            reason=reason,
         )
 
     def alias(
@@ -415,6 +473,11 @@ class Registry:
         wanted = activate or (head is not None and head.record.state.policy.activation == "on-publish")
         if wanted and not activate:
             reason = f"{reason[:900]}; activated on publish" if reason else "activated on publish"
+            if head is not None and (rollout := head.record.state.rollout_in_effect) is not None:
+                self._workspace.reporter.note(
+                    f"version {version} is not activated: the rollout of version {rollout.candidate.version} goes on"
+                )
+                wanted = False
         activation = self.activate(model, version, reason=reason) if wanted else None
         return Published(
             model=model,

@@ -169,6 +169,7 @@ def begin_purge(workspace: Workspace, model: ModelName, version: VersionName, ma
     def change(state: ModelState, seq: int) -> ModelState:
         if state.retired.get(version) != mark:
             raise Conflict(f"version {version} of model {model} was restored meanwhile")
+        _require_unused(state, model, version)
         return _with(state, version, Retirement(stage="purging", seq=seq, time=utc_now()))
 
     return _commit(workspace, model, "purge", change, None, None, Evidence(version=version))
@@ -228,13 +229,18 @@ def _require_unused(state: ModelState, model: ModelName, version: VersionName) -
     uses = [
         *(["active"] if state.active and state.active.version == version else []),
         *(["the one to roll back to"] if state.previous and state.previous.version == version else []),
+        *(
+            [f"in a {state.rollout.kind} rollout"]
+            if state.rollout and state.rollout.candidate.version == version
+            else []
+        ),
         *(f"alias {name}" for name, pointer in state.aliases.items() if pointer.version == version),
         *(["pinned"] if any(pin.version == version for pin in state.pins) else []),
     ]
     if uses:
         raise Conflict(
             f"version {version} of model {model} is in use: {', '.join(uses)}",
-            hint="activate another version, or remove the alias or pin, first",
+            hint="activate another version, remove the alias or pin, or end the rollout, first",
             uses=uses,
         )
 

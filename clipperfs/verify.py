@@ -95,7 +95,8 @@ def _verify_model(
 
 
 def _pointers(state: ModelState) -> list[Pointer]:
-    named = [state.active, state.previous, *state.aliases.values(), *state.pins]
+    candidate = state.rollout.candidate if state.rollout else None
+    named = [state.active, state.previous, candidate, *state.aliases.values(), *state.pins]
     return [pointer for pointer in named if pointer is not None]
 
 

@@ -30,6 +30,8 @@ class VersionView:
     is_active: bool
     is_previous: bool
     is_pinned: bool
+    rollout: str | None
+    """``canary`` or ``shadow`` where it is on trial, else ``None``."""
     aliases: list[str]
     retired: str | None
     """``retired``, ``deleted``, or ``None``."""
@@ -119,6 +121,7 @@ def show_version(workspace: Workspace, model: ModelName, version: VersionName) -
 
 
 def _view(version: str, there: Assessment, state: ModelState) -> VersionView:
+    rollout = state.rollout_in_effect
     return VersionView(
         version=version,
         state=there.state,
@@ -133,6 +136,7 @@ def _view(version: str, there: Assessment, state: ModelState) -> VersionView:
         is_active=bool(state.active and state.active.version == version),
         is_previous=bool(state.previous and state.previous.version == version),
         is_pinned=any(pin.version == version for pin in state.pins),
+        rollout=rollout.kind if rollout and rollout.candidate.version == version else None,
         aliases=sorted(name for name, pointer in state.aliases.items() if pointer.version == version),
         retired=state.retired[version].stage if version in state.retired else None,
     )

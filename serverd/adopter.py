@@ -154,6 +154,8 @@ class Adopter:
         self._rota = Rota()
         self._told: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._tries = 0
+        self._put_off: set[tuple[str, str]] = set()
+        """(model, version) that a rollout keeps from being activated on publish."""
         self.refusals: dict[tuple[str, str], tuple[str, str]] = {}
         """(model, version) → hook (or an empty text) and reason: what keeps a copy from being adopted or active."""
 
@@ -337,12 +339,24 @@ class Adopter:
 
     def _take_over(self, model: ModelName, copies: ModelCopies, state: ModelState) -> bool:
         """Activate the newest adopted copy that nobody has activated: its daemon may have died in between."""
+        for put_off in [key for key in self._put_off if key[0] == model]:
+            self.refusals.pop(put_off, None)
+            self._put_off.discard(put_off)
         if state.policy.activation != "on-publish" or not copies.recorded:
             return False
         version, (seq, op, _, read_s) = max(copies.recorded.items(), key=lambda item: item[1][0])
         active = state.active
-        is_due = op == "adopt" and (active is None or (active.seq < seq and active.version != version))
+        is_due = op == "adopt" and version not in copies.known.rolled_out
+        is_due = is_due and (active is None or (active.seq < seq and active.version != version))
         is_mine = version in copies.refused  # tried before; whether under other circumstances, is asked below
+        if is_due and (rollout := state.rollout_in_effect) is not None:
+            self._put_off.add((model, version))
+            self.refusals[model, version] = (
+                "",
+                f"it waits for the rollout of version {rollout.candidate.version} to be promoted or aborted",
+            )
+            copies.refused.setdefault(version, ("", "put off"))  # so that it is due at once when the rollout is over
+            return False
         if not is_due or version in state.retired or not (is_mine or self._clock() - read_s >= TAKE_OVER_S):
             return False
         if self._is_refused(model, version, copies, state, RECORDED):

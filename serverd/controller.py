@@ -22,6 +22,7 @@ from clipperfs.serverd.event_waiter import EventWaiter
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.fleet import Fleet, endpoints_of
 from clipperfs.serverd.frontends import FrontendPool
+from clipperfs.serverd.guard import Guard, read_brakes
 from clipperfs.serverd.herald import Herald
 from clipperfs.serverd.memory import Memory
 from clipperfs.serverd.metrics import render
@@ -89,6 +90,7 @@ class Controller:
             lambda: self._memory.is_reachable,
             settings.status_s,
         )
+        self._brakes = read_brakes(state)
         self._adopter = Adopter(self._registry, self._events, settle_s=settings.poll_s)
         self._watcher = self._make_watcher()
         self._waiter = self._make_waiter()
@@ -150,6 +152,18 @@ class Controller:
             spawn_task=self._spawn,
             on_change=self._changed.set,
         )
+        self._guard = Guard(
+            self._registry,
+            self._state,
+            self._events,
+            self._executor,
+            self._fleet,
+            records=lambda: self._memory.models,
+            collect=self._frontends.collect,
+            routed=self._has_rollout,
+            on_brake=self._want,
+            brakes=self._brakes,
+        )
         self._progress = Progress(self._fleet, self._frontends, lambda: dict(self._adopter.refusals))
         try:
             socket_path = str(self._runtime / ADMIN_SOCKET)
@@ -170,6 +184,7 @@ class Controller:
             if self._waiter is not None:
                 self._waiter.start()
             self._spawn(self._herald.run(), "status", vital=True)
+            self._spawn(self._guard.run(), "rollouts", vital=True)
             self._spawn(self._announce_ready(), "announce", vital=True)
             await self._stop_asked.wait()
         finally:
@@ -282,7 +297,7 @@ class Controller:
 
     def _want(self) -> None:
         """Go by the records that are known now."""
-        self._fleet.desired = self._memory.desired()
+        self._fleet.desired = self._memory.desired({model: brake.seq for model, brake in self._brakes.items()})
         self._changed.set()
 
     # What the daemon does about it
@@ -338,6 +353,7 @@ class Controller:
             self._fleet,
             self._progress.applied,
             dict(self._adopter.refusals),
+            self._guard,
         )
 
     async def metrics(self) -> bytes:
@@ -383,6 +399,11 @@ class Controller:
             self._stop_now.set()
         self._drain_s = drain_s
         self._stop_asked.set()
+
+    def _has_rollout(self, model: str) -> bool:
+        """Say whether the frontends know of a model's rollout: its candidate is ready."""
+        route = self._frontends.table.models.get(model)
+        return route is not None and route.rollout is not None
 
     def _answering(self) -> dict[tuple[str, str], str]:
         return {

@@ -52,14 +52,18 @@ class VersionCounter:
     """What happened to one version's batches.
 
     ``predict_us`` is the sum of what the replicas report; ``latency`` counts batches by the time from sending them to
-    their outputs. ``late`` counts queries whose output came after their deadline;
-    ``shared`` those that waited for the output of an equal one instead of being predicted;
-    ``hedges`` batches that were late and went to a second replica as well.
+    their outputs. ``late`` counts queries whose output came after their deadline; ``shared`` those that waited for the
+    output of an equal one instead of being predicted; ``hedges`` batches that were late and went to a second replica as
+    well. ``errors`` counts queries that it failed: it raised, died or had no live replica; ``defaults`` those that it
+    did not answer in time or could not take in; ``moved`` those of both that the active version then answered.
+    ``agree``, ``differ`` and ``shadow_dropped`` count copies that it got as a shadow, or did not get.
+    ``size_predict_us`` is ``predict_us`` by ``BATCH_BOUNDS``.
     """
 
     __slots__ = (
-        "batch_sizes", "batches", "cache_hits", "cache_misses", "failed_batches", "hedges", "late", "latency",
-        "latency_us", "predict_us", "queries", "retries", "shared",
+        "agree", "batch_sizes", "batches", "cache_hits", "cache_misses", "defaults", "differ", "errors",
+        "failed_batches", "hedges", "late", "latency", "latency_us", "moved", "predict_us", "queries", "retries",
+        "shadow_dropped", "shared", "size_predict_us",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -70,12 +74,19 @@ class VersionCounter:
         self.latency = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self.latency_us = 0
         self.batch_sizes = [0] * (len(BATCH_BOUNDS) + 1)
+        self.size_predict_us = [0] * (len(BATCH_BOUNDS) + 1)
         self.cache_hits = 0
         self.cache_misses = 0
         self.retries = 0
         self.late = 0
         self.shared = 0
         self.hedges = 0
+        self.errors = 0
+        self.defaults = 0
+        self.moved = 0
+        self.agree = 0
+        self.differ = 0
+        self.shadow_dropped = 0
 
     def observe(self, size: int, latency_s: float, predict_us: int) -> None:
         """Count a batch that came back."""
@@ -83,7 +94,9 @@ class VersionCounter:
         self.predict_us += predict_us
         self.latency[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
         self.latency_us += int(latency_s * 1e6)
-        self.batch_sizes[bisect_left(BATCH_BOUNDS, size)] += 1
+        bucket = bisect_left(BATCH_BOUNDS, size)
+        self.batch_sizes[bucket] += 1
+        self.size_predict_us[bucket] += predict_us
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counts as plain data."""
@@ -101,6 +114,13 @@ class VersionCounter:
             "late": self.late,
             "shared": self.shared,
             "hedges": self.hedges,
+            "errors": self.errors,
+            "defaults": self.defaults,
+            "moved": self.moved,
+            "agree": self.agree,
+            "differ": self.differ,
+            "shadow_dropped": self.shadow_dropped,
+            "size_predict_us": list(self.size_predict_us),
         }
 
 

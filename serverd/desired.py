@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from clipperfs.documents import AppRecord, Document, ModelRecord, Pointer, Policy
+from clipperfs.documents import AppRecord, Document, ModelRecord, Pointer, Policy, Rollout, RolloutLimits
 from clipperfs.documents.base import parse_json, validation_summary
 from clipperfs.errors import InvalidDocument
 
@@ -44,6 +44,21 @@ class WantedVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedRollout:
+    """A candidate that must be loaded beside the active version, and which queries it gets."""
+
+    kind: str
+    load: str
+    version: str
+    manifest: str
+    seq: int
+    """Number of the record that made it the candidate: the same for as long as the trial is one."""
+    percent: float
+    salt: str
+    limits: RolloutLimits
+
+
+@dataclass(frozen=True, slots=True)
 class WantedModel:
     """Everything that one model's newest record asks of a daemon."""
 
@@ -56,6 +71,7 @@ class WantedModel:
     """Which load answers under ``ACTIVE`` and under each alias."""
     fallback: WantedVersion | None
     """The previous version: it answers when the active one cannot be loaded and nothing else of the model is."""
+    rollout: WantedRollout | None = None
 
     @property
     def is_off(self) -> bool:
@@ -86,7 +102,11 @@ class Desired:
 
 
 def desired_state(
-    models: Iterable[ModelRecord], apps: Iterable[AppRecord], *, tries: Mapping[str, int] | None = None
+    models: Iterable[ModelRecord],
+    apps: Iterable[AppRecord],
+    *,
+    tries: Mapping[str, int] | None = None,
+    brakes: Mapping[str, int] | None = None,
 ) -> Desired:
     """Return what the newest records ask for.
 
@@ -94,17 +114,26 @@ def desired_state(
         models: the newest record of each followed model.
         apps: the newest record of each application.
         tries: how often a person has asked for another try, by model; part of each fuse.
+        brakes: the ``candidate.seq`` of a rollout that this daemon has stopped, by model.
     """
-    tries = tries or {}
+    tries, brakes = tries or {}, brakes or {}
     return Desired(
-        models={record.model: wanted_model(record, tries.get(record.model, 0)) for record in models},
+        models={
+            record.model: wanted_model(record, tries.get(record.model, 0), brakes.get(record.model))
+            for record in models
+        },
         apps={record.app: _wanted_app(record) for record in apps if not record.state.deleted},
     )
 
 
-def wanted_model(record: ModelRecord, tries: int = 0) -> WantedModel:
-    """Return what one model's newest record asks for. The active version gets the policy's replicas, any other one."""
+def wanted_model(record: ModelRecord, tries: int = 0, braked: int | None = None) -> WantedModel:
+    """Return what one model's newest record asks for.
+
+    The active version and a canary's candidate get the policy's replicas, any other one. A rollout whose candidate's
+    pointer was set by record ``braked`` counts for nothing.
+    """
     state = record.state
+    rollout: WantedRollout | None = None
     loads: dict[str, WantedVersion] = {}
     names: dict[str, str] = {}
 
@@ -130,11 +159,28 @@ def wanted_model(record: ModelRecord, tries: int = 0) -> WantedModel:
             names[alias] = want(pointer, 1)
         for pointer in state.pins:
             want(pointer, 1)
+        if (trial := state.rollout_in_effect) is not None and trial.candidate.seq != braked:
+            load = want(trial.candidate, state.policy.replicas if trial.kind == "canary" else 1)
+            rollout = _wanted_rollout(trial, load)
         if state.previous is not None:
             fallback = _wanted_version(state.previous, state.policy.replicas, state.policy, tries)
     if fallback is not None and fallback.load == names.get(ACTIVE):
         fallback = None
-    return WantedModel(record.model, record.seq, state.policy, loads, names, fallback)
+    return WantedModel(record.model, record.seq, state.policy, loads, names, fallback, rollout)
+
+
+def _wanted_rollout(rollout: Rollout, load: str) -> WantedRollout:
+    candidate = rollout.candidate
+    return WantedRollout(
+        kind=rollout.kind,
+        load=load,
+        version=candidate.version,
+        manifest=candidate.manifest,
+        seq=candidate.seq,
+        percent=rollout.percent,
+        salt=rollout.salt,
+        limits=rollout.limits,
+    )
 
 
 def _wanted_version(pointer: Pointer, replicas: int, policy: Policy, tries: int) -> WantedVersion:

@@ -26,6 +26,8 @@ MAX_FAULTS_SPLIT: Final = 8
 """Faults in a row after which a version's failed batches are no longer split to find the query that fails."""
 SMOOTHING: Final = 0.2
 """The weight of a new measurement of a version's predict time."""
+SPLIT_SHARE: Final = 0.3
+"""The part of its SLO after which a canary's query is no longer tried in half a batch, but by the active version."""
 HANG_CHECK_S: Final = 0.25
 REACH_AGAIN_S: Final = 0.02
 HEDGE_CHECK_S: Final = 0.1
@@ -51,6 +53,8 @@ class Dispatcher:
         slow: SlowLog,
     ) -> None:
         self.versions: dict[str, ServedVersion] = {}
+        self._actives: dict[str, ServedVersion] = {}
+        """By model: the active version, which answers what a canary's candidate cannot."""
         self._cache = cache
         self._counters = counters
         self._on_released = on_released
@@ -89,12 +93,12 @@ class Dispatcher:
         if (queue.rows >= version.bearable or queue.size_bytes >= MAX_QUEUED_BYTES) and queue.is_full_for(
             owner.app, version.bearable
         ):
-            query.fall_back("overload", explain_overload(version.model), monotonic())
+            self._refuse(query)
             return
         version.live += 1
         version.counter.queries += 1
         queue.put(query, owner.app)
-        if query.key is not None:
+        if query.key is not None and query.may_lead:
             sharing.lead(query)
         self._deadlines.put(query, owner.slo_s)
         if query.deadline < self._timer_at:
@@ -110,6 +114,16 @@ class Dispatcher:
         version.live += 1
         version.counter.shared += 1
         sharing.join(leader, query)
+        self._watch_deadline(query)
+
+    def _refuse(self, query: Query) -> None:
+        """Answer for a version that cannot take in one more query."""
+        version = query.version
+        version.counter.defaults += 1
+        now = monotonic()
+        if self._hand_over(version, [query], now):
+            query.fall_back("overload", explain_overload(version.model), now)
+            return
         self._watch_deadline(query)
 
     def _watch_deadline(self, query: Query) -> None:
@@ -330,20 +344,77 @@ class Dispatcher:
         waiting = [query for query in batch.queries if not query.is_done]
         is_worth = version.route.idempotent and version.faults_in_row <= MAX_FAULTS_SPLIT + len(waiting).bit_length()
         if len(batch.queries) > 1 and len(waiting) > 0 and is_worth:
+            hurried = [one for one in waiting if one.is_canary and now > one.arrived + one.owner.slo_s * SPLIT_SHARE]
+            if hurried:
+                self._give_up(version, hurried, "failed", explain_failed(version.model), now)
+                waiting = [query for query in waiting if query.version is version and not query.is_done]
             half = (len(waiting) + 1) // 2
             version.counter.retries += 1
             version.retries.extend(part for part in (waiting[:half], waiting[half:]) if part)
         else:
-            for query in waiting:
-                self._settle_default(query, "failed", explain_failed(version.model), now)
+            self._give_up(version, waiting, "failed", explain_failed(version.model), now)
         if not version.is_dirty:
             self._mark(version)
 
     # -- the end of a query's lease
 
+    def _give_up(
+        self,
+        version: ServedVersion,
+        queries: list[Query],
+        reason: str,
+        explanation: str,
+        now: float,
+        *,
+        have_begun: bool = True,
+    ) -> None:
+        """Answer for queries that a version failed: a canary's by the active version, others by the default output.
+
+        What a version that is not idempotent has begun is not done again: such queries get the default output.
+        """
+        waiting = [query for query in queries if not query.is_done]
+        version.counter.errors += len(waiting)
+        may_repeat = version.route.idempotent or not have_begun
+        left = self._hand_over(version, waiting, now) if may_repeat else waiting
+        for query in left:
+            self._settle_default(query, reason, explanation, now)
+        self._release(version, len(waiting) - len(left))
+
+    def _hand_over(self, version: ServedVersion, queries: list[Query], now: float) -> list[Query]:
+        """Have the active version answer a canary's queries while there is time; return those that it cannot answer.
+
+        The caller ends the leases of the others on ``version``.
+        """
+        active = self._actives.get(version.model)
+        if (
+            active is None
+            or active is version
+            or not active.replicas
+            or active.queue.rows >= active.bearable
+            or active.route.input_type != version.route.input_type
+        ):
+            return queries
+        in_time = now + DEADLINE_RESERVE_S
+        moved = [query for query in queries if query.is_canary and query.deadline > in_time]
+        if not moved:
+            return queries
+        for query in moved:
+            query.version = active
+            query.key = None  # that of the candidate: what the active version says must not be kept under it
+        version.counter.moved += len(moved)
+        active.live += len(moved)
+        active.counter.queries += len(moved)
+        step = active.batch_limit.limit
+        active.retries.extend(moved[start : start + step] for start in range(0, len(moved), step))
+        if not active.is_dirty:
+            self._mark(active)
+        return [query for query in queries if query.version is version]
+
     def _settle_default(self, query: Query, reason: str, explanation: str, now: float) -> None:
         if query.is_done:
             return
+        if reason == "slo":
+            query.version.counter.defaults += 1
         query.fall_back(reason, explanation, now)
         if query.key is not None:
             if reason == "slo":
@@ -435,7 +506,10 @@ class Dispatcher:
             if app.model is not None:
                 shortest[app.model] = min(shortest.get(app.model, float("inf")), app.slo_us / 1e6)
         for model_name, model in table.models.items():
-            for name, route in model.versions.items():
+            self._actives.pop(model_name, None)
+            # The active version first: it takes over what a candidate that lost its replicas leaves.
+            for name in sorted(model.versions, key=lambda name: name != model.active):
+                route = model.versions[name]
                 version = self.versions.get(route.key)
                 if version is None:
                     version = ServedVersion(model_name, name, route, self._counters.version(model_name, name))
@@ -443,14 +517,28 @@ class Dispatcher:
                 version.is_leaving = False
                 version.slo_s = shortest.get(model_name, 1.0)
                 version.uses_cache = model.cache and self._cache.max_bytes > 0
+                if name == model.active:
+                    self._actives[model_name] = version
                 self._follow(version, route, route.unavailable or model.unavailable)
                 served[model_name, name] = version
         staying = {version.route.key for version in served.values()}
         for version in list(self.versions.values()):
             if version.route.key not in staying:
+                if not version.is_leaving:
+                    self._hand_over_waiting(version)
                 version.is_leaving = True
                 self._release(version, 0)
         return served
+
+    def _hand_over_waiting(self, version: ServedVersion) -> None:
+        """Have the active version answer what waits for a candidate whose rollout has ended."""
+        if not any(query.is_canary for lane in version.queue.lanes.values() for query in lane):
+            return
+        waiting = version.queue.take_all()
+        left = self._hand_over(version, waiting, monotonic())
+        for query in left:
+            version.queue.put(query, query.owner.slo_s)
+        self._release(version, len(waiting) - len(left))
 
     def _follow(self, version: ServedVersion, route: VersionRoute, unavailable: str | None) -> None:
         version.follow(route)
@@ -470,10 +558,10 @@ class Dispatcher:
         if not version.replicas:
             now = monotonic()
             explanation = unavailable or explain_crashed(version.model, version.name)
-            waiting = [query for group in version.retries for query in group] + version.queue.take_all()
+            begun = [query for group in version.retries for query in group]
             version.retries.clear()
-            for query in waiting:
-                self._settle_default(query, "unavailable", explanation, now)
+            self._give_up(version, begun, "unavailable", explanation, now)
+            self._give_up(version, version.queue.take_all(), "unavailable", explanation, now, have_begun=False)
         elif not version.is_dirty:
             self._mark(version)
 
@@ -482,17 +570,15 @@ class Dispatcher:
         version = batch.version
         if batch.leave_to_twin():
             return
-        again = []
-        for query in batch.queries:
-            if query.is_done:
-                continue
-            if version.route.idempotent and query.attempts == 0:
-                query.attempts += 1
-                again.append(query)
-            elif version.route.idempotent:
-                self._settle_default(query, "failed", explain_failed(version.model), monotonic())
-            else:
-                self._settle_default(query, "lost", explain_crashed(version.model, version.name), monotonic())
+        waiting = [query for query in batch.queries if not query.is_done]
+        if not version.route.idempotent:
+            self._give_up(version, waiting, "lost", explain_crashed(version.model, version.name), monotonic())
+            return
+        again = [query for query in waiting if query.attempts == 0 and not query.is_canary]
+        given_up = [query for query in waiting if query.attempts or query.is_canary]
+        for query in again:
+            query.attempts += 1
+        self._give_up(version, given_up, "failed", explain_failed(version.model), monotonic())
         if again:
             version.counter.retries += 1
             version.retries.append(again)

@@ -13,7 +13,18 @@ from clipperfs.documents import utc_now
 
 LOG: Final = logging.getLogger("clipperfs.serverd")
 
-_ERRORS: Final = frozenset({"failed", "crashed", "refused", "registry unreachable", "alarm", "frontend died"})
+_ERRORS: Final = frozenset(
+    {
+        "failed",
+        "crashed",
+        "refused",
+        "registry unreachable",
+        "alarm",
+        "frontend died",
+        "rollout stopped",
+        "rollout not aborted",
+    }
+)
 
 Listener = Callable[[bytes], None]
 

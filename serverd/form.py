@@ -5,6 +5,7 @@ The headers that describe a raw body, beside ``Content-Type: application/octet-s
     Clipperfs-Dtype: float32      the elements' type; the application's when it is left out
     Clipperfs-Shape: 784          elements of one input, or rows and elements: 32,784; one input when it is left out
     Clipperfs-Version: v2         a version or an alias, as the body's "version" does in JSON
+    Clipperfs-Key: user-17        what decides which side of a rollout answers, as the body's "key" does in JSON
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class BodyForm:
     dtype: bytes = b""
     shape: bytes = b""
     version: bytes = b""
+    key: bytes = b""
 
 
 def read_form(headers: Mapping[bytes, bytes]) -> BodyForm | None:
@@ -61,6 +63,7 @@ def read_form(headers: Mapping[bytes, bytes]) -> BodyForm | None:
         dtype=headers.get(b"clipperfs-dtype", b"").strip().lower(),
         shape=headers.get(b"clipperfs-shape", b"").strip(),
         version=headers.get(b"clipperfs-version", b"").strip(),
+        key=headers.get(b"clipperfs-key", b"").strip(),
     )
     return None if form == BodyForm() else form
 

@@ -57,16 +57,17 @@ class FormHandler:
             exchange.fail(404, "Not found", "the application was deleted a moment ago")
             return
         try:
-            pin = form.version.decode("ascii") or None
+            pin, key = form.version.decode("ascii") or None, form.key.decode() or None
         except UnicodeDecodeError:
-            self._predict.refuse(entry, exchange, BadQueryError(QUERY_ERROR, "Clipperfs-Version must be ASCII"))
+            cause = "Clipperfs-Version must be ASCII, Clipperfs-Key UTF-8"
+            self._predict.refuse(entry, exchange, BadQueryError(QUERY_ERROR, cause))
             return
         if not form.is_raw:
-            self._predict.handle(entry, exchange, body, pin)
+            self._predict.handle(entry, exchange, body, pin, key)
             return
         try:
             inputs = raw_inputs(body, form, entry.codec)
         except BadQueryError as error:
             self._predict.refuse(entry, exchange, error)
             return
-        self._predict.handle_packed(entry, exchange, inputs, pin, arrived)
+        self._predict.handle_packed(entry, exchange, inputs, pin, key, arrived)

@@ -218,6 +218,7 @@ class Frontend:
     def snapshot(self) -> dict[str, Any]:
         """Return all counters as plain data (``counters.Counters.snapshot`` says in what form)."""
         return {
+            "pid": os.getpid(),
             **self.counters.snapshot(),
             "http": self.server.snapshot(),
             "cache": self.cache.snapshot(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipperfs.serverd.desired import Desired, Snapshot, desired_state, parse_snapshot
@@ -87,9 +87,13 @@ class Memory:
         """Give what failed of a model another chance."""
         self._tries[model] = self._tries.get(model, 0) + 1
 
-    def desired(self) -> Desired:
-        """Return what the records ask for."""
-        return desired_state(self.models.values(), self.apps.values(), tries=self._tries)
+    def desired(self, brakes: Mapping[str, int] | None = None) -> Desired:
+        """Return what the records ask for.
+
+        Args:
+            brakes: the ``candidate.seq`` of a rollout that this daemon has stopped, by model.
+        """
+        return desired_state(self.models.values(), self.apps.values(), tries=self._tries, brakes=brakes)
 
     def snapshot(self, registry_id: str) -> Callable[[], None]:
         """Return what writes the records of this moment for the next start.

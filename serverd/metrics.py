@@ -83,19 +83,38 @@ def _version_metrics(parts: Sequence[Sequence[Snapshot]]) -> Iterator[Metric]:
         ("hedges", CounterMetricFamily("clipperfs_hedges", "Late batches sent to a second replica.", labels=labels)),
         ("retries", CounterMetricFamily("clipperfs_retries", "Batches tried again on a replica.", labels=labels)),
         ("late", CounterMetricFamily("clipperfs_late_outputs", "Outputs that missed their deadline.", labels=labels)),
+        ("errors", CounterMetricFamily("clipperfs_version_errors", "Queries that a version failed.", labels=labels)),
+        (
+            "defaults",
+            CounterMetricFamily(
+                "clipperfs_version_missed", "Queries that a version did not answer in time.", labels=labels
+            ),
+        ),
+        (
+            "moved",
+            CounterMetricFamily(
+                "clipperfs_moved_queries", "Queries of a canary that the active version answered.", labels=labels
+            ),
+        ),
     ]
     predict = CounterMetricFamily("clipperfs_predict_seconds", "Time spent in the wrapper's predict.", labels=labels)
     latency = HistogramMetricFamily(
         "clipperfs_batch_seconds", "Time from sending a batch to its outputs.", labels=labels
     )
     sizes = HistogramMetricFamily("clipperfs_batch_size", "Queries in a batch.", labels=labels)
+    shadow = CounterMetricFamily(
+        "clipperfs_shadow_outputs", "Copies that a shadow got, by what came of them.", labels=[*labels, "result"]
+    )
     for key, counts in sorted(versions.items()):
+        for result, name in (("agree", "agree"), ("differ", "differ"), ("dropped", "shadow_dropped")):
+            if counts.get(name, 0):
+                shadow.add_metric([*key, result], counts[name])
         for name, family in plain:
             family.add_metric(key, counts.get(name, 0))
         predict.add_metric(key, counts.get("predict_us", 0) / 1e6)
         latency.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("latency", [])), counts.get("latency_us", 0) / 1e6)
         sizes.add_metric(key, buckets(BATCH_BOUNDS, counts.get("batch_sizes", [])), counts.get("queries", 0))
-    yield from (*(family for _, family in plain), predict, latency, sizes)
+    yield from (*(family for _, family in plain), shadow, predict, latency, sizes)
 
 
 def _http_metrics(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
@@ -173,17 +192,30 @@ def _controller_metrics(status: Mapping[str, Any], extra: Mapping[str, float]) -
     active = GaugeMetricFamily(
         "clipperfs_active_version", "1 for the version that answers.", labels=["model", "version"]
     )
+    role = GaugeMetricFamily(
+        "clipperfs_version_role", "1 for what a version is to its model now.", labels=["model", "version", "role"]
+    )
+    rollout = GaugeMetricFamily(
+        "clipperfs_rollout_percent",
+        "The share of the queries that a candidate gets.",
+        labels=["model", "version", "kind"],
+    )
     seq = GaugeMetricFamily("clipperfs_applied_seq", "The record that is in effect.", labels=["model"])
     for name, model in sorted(status["models"].items()):
         seq.add_metric([name], model["applied_seq"])
         if model["serving"] is not None:
             active.add_metric([name, model["serving"]], 1)
+            role.add_metric([name, model["serving"], "active"], 1)
+        if (trial := model.get("rollout")) is not None:
+            role.add_metric([name, trial["version"], trial["kind"]], 1)
+            percent = trial["percent"] if trial["state"] == "running" else 0
+            rollout.add_metric([name, trial["version"], trial["kind"]], percent)
         for version, ones in _by_version(model["versions"]):
             ready.add_metric([name, version], sum(one["replicas_ready"] for one in ones))
             wanted.add_metric([name, version], sum(one["replicas_wanted"] for one in ones))
             for state in sorted({one["state"] for one in ones}):
                 held.add_metric([name, version, state], 1)
-    yield from (ready, wanted, held, active, seq)
+    yield from (ready, wanted, held, active, role, rollout, seq)
     for name, value in sorted(extra.items()):
         yield CounterMetricFamily(f"clipperfs_{name}", name.replace("_", " ").capitalize() + ".", value=value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from .counters import AppCounter
 from .query import answer_body, batch_body, default_body, reply_head
@@ -45,6 +45,10 @@ class Query:
         "arrived", "attempts", "deadline", "followers", "index", "is_done", "key", "number", "owner", "packed", "sink",
         "version",
     )  # fmt: skip
+    is_canary: ClassVar[bool] = False
+    """Whether a rollout gave it to the candidate, so that the active version may answer it as well."""
+    may_lead: ClassVar[bool] = True
+    """Whether equal queries may wait for its output: not where it may be answered by another version after all."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from .cache import PredictionCache
+from .compare import Comparison
 from .counters import Counters
 from .dispatch import Dispatcher
 from .exchange import Exchange
@@ -25,6 +26,7 @@ from .query import (
 )
 from .routing import AppRoute, RoutingTable, explain_limit
 from .served import ServedVersion
+from .staged import CanaryQuery, ShadowCopy, ShadowedQuery, StagedBatchReply, StagedRollout
 
 MAX_CACHED_INPUT_BYTES: Final = 1024 * 1024
 """Larger inputs are not looked for in the cache: to hash one takes longer than the loop should be held."""
@@ -33,7 +35,19 @@ MAX_CACHED_INPUT_BYTES: Final = 1024 * 1024
 class AppEntry:
     """One application under one table, with everything that its usual query needs looked up in advance."""
 
-    __slots__ = ("app", "codec", "explanation", "input_size", "owner", "reason", "table", "version", "versions")
+    __slots__ = (
+        "active",
+        "app",
+        "codec",
+        "explanation",
+        "input_size",
+        "owner",
+        "reason",
+        "rollout",
+        "table",
+        "version",
+        "versions",
+    )
 
     def __init__(
         self,
@@ -47,8 +61,11 @@ class AppEntry:
         self.owner = owner
         self.codec: InputCodec = CODECS[app.input_type]
         self.versions = versions
-        self.version, self.reason, self.explanation = self.resolve(None)
-        self.input_size = None if self.version is None else self.version.route.input_size
+        self.active, self.reason, self.explanation = self.resolve(None)
+        self.input_size = None if self.active is None else self.active.route.input_size
+        self.rollout = self._stage()
+        self.version = self.active if self.rollout is None else None
+        """What answers every usual query. None: a rollout decides, or nothing answers. One test tells, as before."""
 
     def resolve(self, pin: str | None) -> tuple[ServedVersion | None, str, str]:
         """Return the version that answers, or None with the reason (``counters.REASONS``) and the explanation."""
@@ -56,6 +73,16 @@ class AppEntry:
         if choice.version is not None:
             return self.versions[choice.model, choice.name], "", ""
         return None, choice.reason, choice.explanation
+
+    def _stage(self) -> StagedRollout | None:
+        """Return the rollout that this application's queries meet, where its candidate can answer them."""
+        model = None if self.app.model is None else self.table.models.get(self.app.model)
+        if model is None or model.rollout is None or self.app.model is None:
+            return None
+        candidate = self.versions.get((self.app.model, model.rollout.version))
+        if candidate is None or not candidate.route.replicas or candidate.route.input_type != self.app.input_type:
+            return None
+        return StagedRollout(model.rollout, candidate, self.owner.slo_s)
 
 
 class PredictHandler:
@@ -90,8 +117,10 @@ class PredictHandler:
         limiter.set_limits(app.max_concurrent, app.max_rate)
         return limiter
 
-    def handle(self, entry: AppEntry, exchange: Exchange, body: bytes, pin: str | None = None) -> None:
-        """Answer one request, now or later. ``pin``: the version that a header asks for."""
+    def handle(
+        self, entry: AppEntry, exchange: Exchange, body: bytes, pin: str | None = None, key: str | None = None
+    ) -> None:
+        """Answer one request, now or later. ``pin`` and ``key``: what headers say, where the body says nothing."""
         arrived = monotonic()
         codec = entry.codec
         try:
@@ -99,6 +128,8 @@ class PredictHandler:
             value = request.input
             if pin is not None and request.version is None:
                 request.version = pin
+            if key is not None and request.key is None:
+                request.key = key
             if value is UNSET or request.version is not None:
                 self._handle_unusual(entry, exchange, request, arrived)
                 return
@@ -112,10 +143,12 @@ class PredictHandler:
             self.refuse(entry, exchange, error)
             return
         version = entry.version
-        if version is None:
-            self._default(entry, exchange, -1, entry.reason, entry.explanation)
-        else:
+        if version is not None:
             self._submit(entry.owner, version, packed, arrived, exchange, -1)
+        elif entry.rollout is not None:
+            self._submit_staged(entry, entry.rollout, packed, request.key, arrived, exchange, -1)
+        else:
+            self._default(entry, exchange, -1, entry.reason, entry.explanation)
 
     def _handle_unusual(self, entry: AppEntry, exchange: Exchange, request: Any, arrived: float) -> None:
         """Answer a request with a pin or with an ``input_batch``. Raises like ``codec.pack``, and BadQueryError."""
@@ -137,15 +170,22 @@ class PredictHandler:
             raise BadQueryError(QUERY_ERROR, "input_batch must not be empty")
         if len(values) > MAX_BATCH_INPUTS:
             raise BadQueryError(QUERY_ERROR, f"input_batch must not have more than {MAX_BATCH_INPUTS} elements")
-        self._handle_batch(entry, exchange, [entry.codec.pack(value) for value in values], request.version, arrived)
+        inputs = [entry.codec.pack(value) for value in values]
+        self._handle_batch(entry, exchange, inputs, request.version, request.key, arrived)
 
     def handle_packed(
-        self, entry: AppEntry, exchange: Exchange, inputs: bytes | list[bytes], pin: str | None, arrived: float
+        self,
+        entry: AppEntry,
+        exchange: Exchange,
+        inputs: bytes | list[bytes],
+        pin: str | None,
+        key: str | None,
+        arrived: float,
     ) -> None:
         """Answer inputs that came packed: one, or a batch of them."""
         try:
             if isinstance(inputs, list):
-                self._handle_batch(entry, exchange, inputs, pin, arrived)
+                self._handle_batch(entry, exchange, inputs, pin, key, arrived)
                 return
             version, reason, explanation = entry.resolve(pin)
             input_size = None if version is None else version.route.input_size
@@ -153,16 +193,25 @@ class PredictHandler:
         except BadQueryError as error:
             self.refuse(entry, exchange, error)
             return
-        if version is None:
+        if pin is None and entry.rollout is not None:
+            self._submit_staged(entry, entry.rollout, inputs, key, arrived, exchange, -1)
+        elif version is None:
             self._default(entry, exchange, -1, reason, explanation)
         else:
             self._submit(entry.owner, version, inputs, arrived, exchange, -1)
 
     def _handle_batch(
-        self, entry: AppEntry, exchange: Exchange, inputs: list[bytes], pin: str | None, arrived: float
+        self,
+        entry: AppEntry,
+        exchange: Exchange,
+        inputs: list[bytes],
+        pin: str | None,
+        key: str | None,
+        arrived: float,
     ) -> None:
         """Answer several inputs. Raises BadQueryError."""
         version, reason, explanation = entry.resolve(pin)
+        rollout = entry.rollout if pin is None else None
         input_size = None if version is None else version.route.input_size
         model = entry.app.model
         for index, packed in enumerate(inputs):
@@ -170,9 +219,12 @@ class PredictHandler:
                 check_input(packed, entry.codec, input_size, model)
             except BadQueryError as error:
                 raise BadQueryError(error.error, f"input_batch[{index}]: {error.cause}") from None
-        reply = BatchReply(exchange, len(inputs))
+        is_staged = rollout is not None and not rollout.is_shadow
+        reply = (StagedBatchReply if is_staged else BatchReply)(exchange, len(inputs))
         for index, packed in enumerate(inputs):
-            if version is None:
+            if rollout is not None:
+                self._submit_staged(entry, rollout, packed, key, arrived, reply, index)
+            elif version is None:
                 self._default(entry, reply, index, reason, explanation)
             else:
                 self._submit(entry.owner, version, packed, arrived, reply, index)
@@ -210,6 +262,62 @@ class PredictHandler:
         else:
             query = Query(owner, version, packed, number, arrived, sink, index)
         self._dispatcher.submit(query)
+
+    def _submit_staged(
+        self,
+        entry: AppEntry,
+        rollout: StagedRollout,
+        packed: bytes,
+        key: str | None,
+        arrived: float,
+        sink: Exchange | BatchReply,
+        index: int,
+    ) -> None:
+        """Have the candidate answer a query of a canary's cohort, or see a copy of one of a shadow's."""
+        owner, active, candidate = entry.owner, entry.active, rollout.candidate
+        is_in_cohort = (packed if key is None else key.encode()) in rollout.cohort
+        if is_in_cohort and not rollout.is_shadow:
+            if not self._is_over(owner, arrived, sink, index):
+                self._submit_query(CanaryQuery(owner, candidate, packed, self._take_id(), arrived, sink, index))
+        elif active is None:
+            self._default(entry, sink, index, entry.reason, entry.explanation)
+        elif not is_in_cohort or not rollout.has_room:
+            candidate.counter.shadow_dropped += is_in_cohort
+            self._submit(owner, active, packed, arrived, sink, index)
+        elif not self._is_over(owner, arrived, sink, index):
+            shadowed = ShadowedQuery(owner, active, packed, self._take_id(), arrived, sink, index)
+            copy = ShadowCopy(rollout.copies, candidate, packed, -1, arrived, sink, index)
+            shadowed.comparison = copy.comparison = Comparison(candidate.counter)
+            self._submit_query(shadowed)  # first: the caller's answer waits for nothing
+            self._submit_query(copy)
+
+    def _submit_query(self, query: Query) -> None:
+        """Answer a query from the cache, or have its version answer (``_submit`` in one, for the usual query)."""
+        version = query.version
+        query.owner.counter.queries += 1
+        if version.uses_cache and len(query.packed) <= MAX_CACHED_INPUT_BYTES:
+            query.key = version.cache_prefix + query.packed
+            output = self._cache.get(query.key)
+            if output is not None:
+                version.counter.cache_hits += 1
+                query.answer(output, query.arrived)
+                return
+            version.counter.cache_misses += 1
+        self._dispatcher.submit(query)
+
+    def _is_over(self, owner: QueryOwner, arrived: float, sink: Exchange | BatchReply, index: int) -> bool:
+        """Return whether the application is over its limits; the query has its answer then."""
+        if owner.limiter is None or owner.limiter.admit(arrived):
+            return False
+        owner.counter.queries += 1
+        owner.counter.observe(0.0)
+        give_default(owner, self._take_id(), sink, index, "limit", explain_limit(owner.app))
+        return True
+
+    def _take_id(self) -> int:
+        number = self._next_id
+        self._next_id = number + 1
+        return number
 
     def _default(self, entry: AppEntry, sink: Exchange | BatchReply, index: int, reason: str, explanation: str) -> None:
         entry.owner.counter.queries += 1

@@ -39,6 +39,7 @@ class PredictBody(msgspec.Struct, Generic[Value], gc=False):
     input: Value | UnsetType = UNSET
     input_batch: list[Value] | UnsetType = UNSET
     version: str | None = None
+    key: str | None = None
 
 
 class InputCodec:
@@ -159,3 +160,8 @@ def reply_head(version: str | None) -> bytes:
     """Return the head of a reply to a query, up to the digits of Content-Length."""
     named = b"" if version is None else b"Clipperfs-Version: %b\r\n" % version.encode("ascii")
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: " % named
+
+
+def version_of(head: bytes) -> str:
+    """Return the version that a head made by ``reply_head`` names; an empty text for none."""
+    return head.partition(b"Clipperfs-Version: ")[2].partition(b"\r\n")[0].decode("ascii")

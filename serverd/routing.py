@@ -99,6 +99,26 @@ class VersionRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutRoute:
+    """A candidate that is ready: which queries it gets, or gets copies of."""
+
+    kind: str
+    """``canary`` or ``shadow``."""
+    version: str
+    percent: float
+    salt: str
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the route as a map for the control channel."""
+        return {"kind": self.kind, "version": self.version, "percent": self.percent, "salt": self.salt}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> RolloutRoute:
+        """Return the route that ``to_plain`` wrote."""
+        return cls(**plain)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRoute:
     """One model: which of its versions is active, and why none answers if so."""
 
@@ -107,6 +127,7 @@ class ModelRoute:
     unavailable: str | None = None
     cache: bool = True
     versions: Mapping[str, VersionRoute] = field(default_factory=dict)
+    rollout: RolloutRoute | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return the route as a map for the control channel."""
@@ -116,13 +137,16 @@ class ModelRoute:
             "unavailable": self.unavailable,
             "cache": self.cache,
             "versions": {name: version.to_plain() for name, version in self.versions.items()},
+            "rollout": None if self.rollout is None else self.rollout.to_plain(),
         }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> ModelRoute:
         """Return the route that ``to_plain`` wrote."""
         versions = {name: VersionRoute.from_plain(version) for name, version in plain["versions"].items()}
-        return cls(**{**plain, "versions": versions})
+        rollout = plain["rollout"]
+        staged = None if rollout is None else RolloutRoute.from_plain(rollout)
+        return cls(**{**plain, "versions": versions, "rollout": staged})
 
 
 @dataclass(frozen=True, slots=True)

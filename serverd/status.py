@@ -8,6 +8,8 @@ from typing import Any
 from clipperfs.serverd.desired import ACTIVE, WantedModel
 from clipperfs.serverd.fleet import Fleet
 from clipperfs.serverd.frontends import FrontendPool
+from clipperfs.serverd.guard import Guard
+from clipperfs.serverd.holding import Holding
 from clipperfs.serverd.routing import RoutingTable
 
 from clipperfs.documents import ReplicaStatus, ServedModel
@@ -20,14 +22,19 @@ def describe(
     fleet: Fleet,
     applied: Mapping[str, int],
     refusals: Mapping[tuple[str, str], tuple[str, str]],
+    guard: Guard,
 ) -> dict[str, Any]:
     """Return the status document."""
     models = {
-        name: describe_model(fleet, wanted, applied.get(name, 0), frontends.table)
+        name: {
+            **describe_model(fleet, wanted, applied.get(name, 0), frontends.table),
+            "rollout": guard.describe(name),
+        }
         for name, wanted in sorted(fleet.desired.models.items())
     }
     processes = frontends.describe()
     faults = find_faults(models, registry, processes) if daemon["ready"] else ["the daemon is not ready"]
+    faults += guard.faults()
     return {
         "daemon": daemon,
         "registry": registry,
@@ -81,10 +88,18 @@ def describe_model(fleet: Fleet, wanted: WantedModel, applied_seq: int, table: R
         },
         "policy": wanted.policy.model_dump(mode="json"),
         "versions": [
-            {**one.describe(fleet.replicas_wanted(one)), "key": one.key}
+            {**one.describe(fleet.replicas_wanted(one)), "key": one.key, "role": _role(wanted, one, answering)}
             for one in sorted(held, key=lambda one: one.key)
         ],
     }
+
+
+def _role(wanted: WantedModel, one: Holding, answering: Holding | None) -> str | None:
+    """Return ``active`` for what answers, ``canary`` or ``shadow`` for what is on trial, else ``None``."""
+    if one is answering:
+        return "active"
+    rollout = wanted.rollout
+    return rollout.kind if rollout is not None and rollout.load == one.wanted.load else None
 
 
 def find_faults(

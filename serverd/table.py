@@ -10,6 +10,7 @@ from clipperfs.serverd.reconciler import Phase, Serving
 from clipperfs.serverd.routing import (
     AppRoute,
     ModelRoute,
+    RolloutRoute,
     RoutingTable,
     VersionRoute,
     explain_crashed,
@@ -112,7 +113,20 @@ def _model_route(
         unavailable=None if active and active.replicas else _why_unavailable(wanted, held, active, refused),
         cache=wanted.policy.cache == "on",
         versions=versions,
+        rollout=rollout_route(wanted, held, versions),
     )
+
+
+def rollout_route(
+    wanted: WantedModel, held: Sequence[HeldView], versions: Mapping[str, VersionRoute]
+) -> RolloutRoute | None:
+    """Return where a rollout's queries go; ``None`` while its candidate cannot answer: the active version does then."""
+    rollout = wanted.rollout
+    if rollout is None:
+        return None
+    routed = versions.get(rollout.version)
+    is_ready = any(one.load == rollout.load and routed and one.key == routed.key and one.replicas for one in held)
+    return RolloutRoute(rollout.kind, rollout.version, rollout.percent, rollout.salt) if is_ready else None
 
 
 def _version_route(wanted: WantedModel, one: HeldView) -> VersionRoute:

@@ -10,6 +10,7 @@ import click
 
 from clipperfs.cli.call import Call, plain
 from clipperfs.cli.frame import command
+from clipperfs.cli.outcome import rollout_text
 from clipperfs.cli.text import table, visible
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def history(
     if call.json:
         call.emit_array(records)
         return
-    rows = [(each.seq, each.time, each.op, each.evidence.version, each.actor, each.reason) for each in records]
+    rows = [(each.seq, each.time, _op_text(each), each.evidence.version, each.actor, each.reason) for each in records]
     click.echo(table(("seq", "time", "op", "version", "actor", "reason"), rows))
 
 
@@ -96,6 +97,13 @@ def export(call: Call) -> None:
         click.echo(json.dumps(line, allow_nan=False, separators=(",", ":")))
 
 
+def _op_text(record: ModelRecord) -> str:
+    rollout = record.state.rollout
+    if record.op != "rollout" or rollout is None:
+        return record.op
+    return f"{record.op} ({rollout.kind} {rollout.percent:g} %)"
+
+
 def _state_text(model: str, at: str, record: ModelRecord | None) -> str:
     if record is None:
         return f"{model} had no record yet at {visible(at)}"
@@ -104,6 +112,7 @@ def _state_text(model: str, at: str, record: ModelRecord | None) -> str:
         "record": f"{record.seq}, {record.op} by {record.actor} at {record.time}",
         "active": state.active.version if state.active else "-",
         "previous": state.previous.version if state.previous else "-",
+        "rollout": rollout_text(state),
         "aliases": ", ".join(f"{name} {pointer.version}" for name, pointer in sorted(state.aliases.items())) or "-",
         "pins": ", ".join(pointer.version for pointer in state.pins) or "-",
         "retired": ", ".join(f"{name} ({mark.stage})" for name, mark in sorted(state.retired.items())) or "-",

@@ -10,6 +10,7 @@ from clipperfs.cli.text import table, visible
 if TYPE_CHECKING:
     from clipperfs.activate import Outcome
     from clipperfs.apps import AppOutcome
+    from clipperfs.documents import ModelState
 
 
 def change_line(done: str, outcome: Outcome | AppOutcome) -> str:
@@ -29,6 +30,14 @@ def activation_text(model: str, outcome: Outcome, *, dry_run: bool = False) -> s
     if not outcome.changed:
         return f"{model}: {active} is active already (record {outcome.record.seq}); nothing was written"
     return f"{model}: {active} is active (was {previous}), record {outcome.record.seq}"
+
+
+def rollout_text(state: ModelState) -> str:
+    """Return a few words about a model's rollout, or ``-``."""
+    rollout = state.rollout_in_effect
+    if rollout is None:
+        return "-"
+    return f"version {rollout.candidate.version}, {rollout.kind} at {rollout.percent:g} %"
 
 
 def record_line(record: Any) -> str:

@@ -28,6 +28,7 @@ from clipperfs.cli.value import DURATION
 @click.argument("input", metavar="INPUT")
 @click.option("--batch", is_flag=True, help="INPUT is an array of inputs; print one output a line.")
 @click.option("--version", metavar="VERSION", help="Ask this version or alias instead of the active one.")
+@click.option("--key", metavar="TEXT", help="Whom it is for: under a rollout, equal keys meet the same version.")
 @click.option(
     "--url",
     metavar="URL",
@@ -43,6 +44,7 @@ def predict(
     input: str,  # noqa: A002
     batch: bool,
     version: str | None,
+    key: str | None,
     url: str | None,
     port: int | None,
     timeout_s: float,
@@ -61,10 +63,10 @@ def predict(
         raise click.UsageError("With --batch, INPUT is a JSON array of inputs.")
     with Client(daemon_address(call, url, port), timeout_s=timeout_s) as client:
         if batch:
-            answers = client.predict(app, batch=value, version=version)
+            answers = client.predict(app, batch=value, version=version, key=key)
             call.emit({"batch_predictions": answers}, lambda: "\n".join(_shown(each.output) for each in answers))
         else:
-            answers = [client.predict(app, value, version=version)]
+            answers = [client.predict(app, value, version=version, key=key)]
             call.emit(answers[0], lambda: _shown(answers[0].output))
     for why in dict.fromkeys(each.default_explanation for each in answers if each.default):
         count = sum(each.default and each.default_explanation == why for each in answers)

@@ -26,6 +26,7 @@ SECTIONS = {
     "Switch": {
         "activate": "clipperfs.cli.activate:activate",
         "rollback": "clipperfs.cli.activate:rollback",
+        "rollout": "clipperfs.cli.rollout:rollout",
         "alias": "clipperfs.cli.pointer:alias",
         "pin": "clipperfs.cli.pointer:pin",
         "policy": "clipperfs.cli.policy:policy",

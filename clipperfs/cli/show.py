@@ -11,7 +11,7 @@ import click
 from clipperfs.cli import exit as exit_table
 from clipperfs.cli.call import Call, plain
 from clipperfs.cli.frame import command
-from clipperfs.cli.outcome import record_line
+from clipperfs.cli.outcome import record_line, rollout_text
 from clipperfs.cli.text import Columns, plural, short, size, table, visible
 from clipperfs.errors import NotFound, StoredDataError
 from clipperfs.names import split_reference
@@ -144,6 +144,7 @@ def _model_text(view: ModelView) -> str:
         state = view.record.state
         facts["active"] = state.active.version if state.active else "-"
         facts["previous"] = state.previous.version if state.previous else "-"
+        facts["rollout"] = rollout_text(state)
         facts["aliases"] = ", ".join(f"{name}={to.version}" for name, to in sorted(state.aliases.items())) or "-"
         facts["pinned"] = ", ".join(pin.version for pin in state.pins) or "-"
         changed = state.policy.model_dump(mode="json", exclude_defaults=True)
@@ -192,6 +193,7 @@ def _role(view: VersionView) -> str:
     roles = ["active"] if view.is_active else []
     roles += ["previous"] if view.is_previous else []
     roles += ["pinned"] if view.is_pinned else []
+    roles += [view.rollout] if view.rollout else []
     roles += [f"alias {name}" for name in view.aliases]
     roles += [view.retired] if view.retired else []
     return ", ".join(roles)

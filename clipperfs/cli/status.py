@@ -83,6 +83,10 @@ def status_text(document: dict[str, Any]) -> str:
     }
     lines = [f"{name:10} {visible(value)}" for name, value in facts.items()]
     lines += [f"fault      {visible(fault)}" for fault in document.get("reasons") or document.get("faults") or []]
+    lines += [
+        f"refused    {visible(one.get('model'))}/{visible(one.get('version'))}: {visible(one.get('reason'))}"
+        for one in document.get("refused") or []
+    ]
     rows = [row for name, model in sorted(document.get("models", {}).items()) for row in _model_rows(name, model)]
     if rows:
         lines += ["", table(("model", "version", "state", "replicas", "record", "role", "reason"), rows)]
@@ -95,6 +99,9 @@ def _model_rows(name: str, model: dict[str, Any]) -> list[tuple[object, ...]]:
         version = one.get("version")
         roles = ["answers"] if version == model.get("serving") else []
         roles += ["active"] if version == model.get("active") and version != model.get("serving") else []
+        trial = model.get("rollout")
+        if trial and trial.get("version") == version and one.get("role") == trial.get("kind"):
+            roles.append(f"{trial['kind']} {trial['percent']:g} %")
         roles += [f"alias {alias}" for alias, to in model.get("aliases", {}).items() if to == version]
         replicas = f"{one.get('replicas_ready')}/{one.get('replicas_wanted')}"
         reason = one.get("reason")

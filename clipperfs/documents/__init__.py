@@ -23,6 +23,8 @@ from clipperfs.documents.record import (
     Record,
     ReportReference,
     Retirement,
+    Rollout,
+    RolloutLimits,
     Verdict,
 )
 from clipperfs.documents.status import (
@@ -62,6 +64,8 @@ __all__ = [
     "ReplicaStatus",
     "ReportReference",
     "Retirement",
+    "Rollout",
+    "RolloutLimits",
     "ServedModel",
     "Tombstone",
     "Verdict",

@@ -105,6 +105,41 @@ class Policy(Document):
         return [hook_in_short(item) for item in value] if isinstance(value, list) else value
 
 
+class RolloutLimits(Document):
+    """What a rollout's candidate may not exceed; a daemon that sees it exceed one ends the rollout."""
+
+    max_error_rate: float = Field(default=0.05, ge=0, le=1)
+    """The share of its queries that it failed: it raised, died, or had no live replica."""
+    max_default_rate: float = Field(default=0.05, ge=0, le=1)
+    """The share of its queries that it did not answer in time, or could not take in."""
+    max_latency_ratio: float = Field(default=2.0, gt=0, le=1000)
+    """Its mean predict time as a multiple of the active version's."""
+    max_differ_rate: float | None = Field(default=None, ge=0, le=1)
+    """For a shadow: the share of its outputs that differ from the active version's; ``None``: any."""
+    min_queries: int = Field(default=100, ge=1, le=1_000_000)
+    """Fewer queries of the candidate are not judged."""
+
+
+class Rollout(Document):
+    """A version on trial beside the active one (``registry_layout.md`` §8.17)."""
+
+    kind: Literal["canary", "shadow"]
+    candidate: Pointer
+    percent: float = Field(gt=0, le=100)
+    """The share of the keys that it concerns, with at most two decimals."""
+    salt: str = Field(pattern="^[0-9a-f]{8,64}$")
+    """What the cohort is drawn with; it stays while the share of one candidate changes, so that a cohort only grows."""
+    started_seq: int = Field(ge=1)
+    limits: RolloutLimits = RolloutLimits()
+
+    @field_validator("percent")
+    @classmethod
+    def _has_two_decimals(cls, value: float) -> float:
+        if round(value, 2) != value:
+            raise ValueError("a percentage has at most two decimals")
+        return value
+
+
 class ModelState(Document):
     """The complete state of a model after a record: a reader needs nothing older."""
 
@@ -113,9 +148,18 @@ class ModelState(Document):
     aliases: dict[str, Pointer] = {}
     pins: list[Pointer] = []
     """Versions that daemons keep loaded beside the active one."""
-    rollout: dict[str, Any] | None = None
+    rollout: Rollout | None = None
+    """As it is stored; decide by :attr:`rollout_in_effect`."""
     retired: dict[str, Retirement] = {}
     policy: Policy = Policy()
+
+    @property
+    def rollout_in_effect(self) -> Rollout | None:
+        """Return the rollout, unless it means nothing: a writer that knows no rollouts may have left one behind."""
+        rollout, active = self.rollout, self.active
+        if rollout is None or active is None or rollout.candidate.version in (active.version, *self.retired):
+            return None
+        return rollout
 
 
 class Link(Document):

@@ -40,11 +40,13 @@ class Wrapper:
                 time.sleep(3600)
             if row[0] == 888.0:
                 time.sleep(row[1])
+            if row[0] == 999.0:
+                raise ValueError("the drill says that this cannot be predicted")
             outputs.append(self.version)
         return outputs
 """
 """Answers with ``v`` and its version's name. 666 kills the process, 777 hangs it, 888 takes as many seconds as the next
-number;
+number, 999 raises;
 files in a folder of the test's make it fail at load."""
 
 

@@ -245,3 +245,40 @@ def test_search_that_runs_out_of_time_goes_on_where_it_ended(site: Site) -> None
     for _ in range(3):
         site.adopter.settle_soon({}, None, turn_s=1.5)
     assert looked == ["a", "b", "c", "a", "b", "c"]
+
+
+@in_loop
+def test_copy_that_comes_during_a_rollout_waits_and_says_so(site: Site) -> None:
+    site.registry.policy("m", {"activation": "on-publish"})
+    site.copy("1")
+    site.settle()
+    site.settle()
+    site.registry.publish("m", "2", write_version(site.place / "two", b"2"), activate=False)
+    site.registry.rollback("m", to="1")
+    site.registry.rollout("m", "2", percent=5)
+    site.copy("3")
+    for _ in range(4):
+        site.settle()
+    assert site.ops()[-2:] == ["rollout", "adopt"]
+    assert site.adopter.refusals["m", "3"] == ("", "it waits for the rollout of version 2 to be promoted or aborted")
+    site.registry.abort("m")
+    site.settle()
+    assert site.ops()[-2:] == ["abort", "activate"]
+    assert site.adopter.refusals == {}
+
+
+@in_loop
+def test_copy_that_was_rolled_out_and_aborted_is_never_activated_by_a_daemon(site: Site) -> None:
+    site.copy("1")
+    site.settle()
+    site.settle()
+    site.registry.activate("m", "1")
+    site.copy("2")
+    site.settle()
+    site.settle()
+    site.registry.rollout("m", "2", percent=5)
+    site.registry.abort("m", reason="it is bad")
+    site.registry.policy("m", {"activation": "on-publish"})
+    site.settle()
+    site.settle(after_s=TAKE_OVER_S + 1)
+    assert site.ops()[-2:] == ["abort", "policy"]

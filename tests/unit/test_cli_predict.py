@@ -24,8 +24,11 @@ class Asked:
         self.output: Any = 7
         self.default: str | None = None
 
-    def predict(self, client: Client, app: str, value: Any = None, *, batch: Any = None, version: Any = None) -> Any:
-        self.calls.append({"url": client.url, "app": app, "input": value, "batch": batch, "version": version})
+    def predict(
+        self, client: Client, app: str, value: Any = None, *, batch: Any = None, version: Any = None, key: Any = None
+    ) -> Any:
+        call = {"url": client.url, "app": app, "input": value, "batch": batch, "version": version}
+        self.calls.append(call if key is None else {**call, "key": key})
         if app == "refusing":
             raise InvalidInput("input is a text, not doubles")
         answer = Prediction(self.output, 1, self.default is not None, self.default, "2")
@@ -52,6 +55,11 @@ def test_output_is_printed_and_nothing_else(asked: Asked) -> None:
     assert asked.calls == [
         {"url": "http://127.0.0.1:1337", "app": "digits", "input": [1, 2.5], "batch": None, "version": None}
     ]
+
+
+def test_key_is_passed_on(asked: Asked) -> None:
+    run("digits", "[1]", "--key", "user-1")
+    assert asked.calls[0]["key"] == "user-1"
 
 
 @pytest.mark.parametrize(

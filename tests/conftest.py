@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Directly in /tmp: the path of a unix socket has at most 107 bytes.
     place = Path(tempfile.mkdtemp(prefix="cfs-", dir="/tmp"))
     _places.append(place)
-    for name in [name for name in os.environ if name.startswith("CLIPPERFS_")]:
+    for name in [name for name in os.environ if name.startswith("CLIPPERFS_") and name != "CLIPPERFS_PROOF_SCALE"]:
         del os.environ[name]
     for name, folder in (
         ("XDG_STATE_HOME", "state"),

@@ -10,7 +10,15 @@ import pytest
 from clipperfs import layout
 from clipperfs.digest import NO_DIGEST, digest_bytes
 from clipperfs.documents import ModelRecord, ModelState, canonical_bytes
-from clipperfs.errors import DamagedLog, InvalidDocument, OutcomeUnknown, StorageUnavailable, UnknownFeature
+from clipperfs.errors import (
+    DamagedLog,
+    InvalidDocument,
+    OutcomeUnknown,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+    UnknownFeature,
+)
 from clipperfs.ledger import Draft, Head, Ledger
 from clipperfs.store.memory import MemoryStore
 from clipperfs.testing.fault_store import FaultStore
@@ -215,3 +223,28 @@ def test_active_copy_is_the_newest_record_itself() -> None:
     append(ledger_on(store))
     head = append(ledger_on(store))
     assert store.read(layout.active_copy(SUBJECT), limit_bytes=1 << 16) == head.data == canonical_bytes(head.record)
+
+
+def test_read_that_fails_after_the_commit_calls_nothing_lost() -> None:
+    store = MemoryStore()
+    probe = FaultStore(store)
+    append(ledger_on(probe))
+    create = next(number for number, (method, _) in enumerate(probe.calls, 1) if method == "create")
+    assert append(ledger_on(FaultStore(MemoryStore(), at=create + 2))).seq == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [(StorageUnavailable, OutcomeUnknown), (StorageDenied, StorageDenied), (StorageError, StorageError)],
+)
+def test_write_without_an_answer_may_still_be_on_its_way(
+    failure: type[StorageError], told: type[StorageError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(MemoryStore):
+        def create(self, key: str, data: bytes) -> bool:
+            raise failure("no")
+
+    monkeypatch.setattr("clipperfs.ledger.time.sleep", lambda _: None)
+    with pytest.raises(StorageError) as caught:
+        append(ledger_on(Refusing()))
+    assert type(caught.value) is told

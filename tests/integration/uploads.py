@@ -177,7 +177,7 @@ def _deliver(chance: random.Random, name: str, data: bytes, is_object_store: boo
         other = chance.randbytes(max(1, len(data) + chance.choice([-7, 0, 9])))
         second = _grow(chance, name, data) if not is_object_store else [_whole(name, data)]
         return [_whole(name, other), *second]
-    if way == "in place":
+    if way == "in place" and len(data) > 1:  # nothing at all, written in place, changes no listing
         return _in_place(chance, name, data)
     if way in ("renamed", "temporary"):
         folder, _, last = name.rpartition("/")

@@ -653,10 +653,6 @@ def test_long_search_finds_nothing(machine: type[RegistryMachine], examples: int
     run_state_machine_as_test(machine, settings=search(examples, 40))
 
 
-def _trust_the_hint(ledger: Ledger[Any]) -> int:
-    return ledger._hinted_seq()
-
-
 def _believe_the_answer(ledger: Ledger[Any], seq: int, data: bytes) -> bool:
     return ledger.store.create(layout.slot(ledger.subject, seq), data)
 
@@ -684,7 +680,6 @@ def _decide_once(ledger: Ledger[Any], decide: Any, *, actor: str) -> Any:
 @pytest.mark.parametrize(
     ("where", "planted"),
     [
-        ("clipperfs.ledger.Ledger._newest_seq", _trust_the_hint),
         ("clipperfs.ledger.Ledger._claim", _believe_the_answer),
         ("clipperfs.ledger.Ledger.append", _decide_once),
         ("clipperfs.store.memory.MemoryStore.create", _write_no_tombstone),

@@ -134,14 +134,14 @@ class Ledger(Generic[RecordT]):
         Raises DamagedLog, UnknownFeature.
         """
         seq = self._newest_seq()
-        while seq:
-            head = self.read(seq)
-            if head is not None:
-                self._check_link(head)
-                self._hint = seq
-                return head
-            seq -= 1  # the slot vanished between the look and the read: never legal, found by verify
-        return None
+        if not seq:
+            return None
+        head = self.read(seq)
+        if head is None:  # never go back to an older record as if it were the head
+            raise self._damaged(seq, "it was there a moment ago and is gone")
+        self._check_link(head)
+        self._hint = seq
+        return head
 
     def after(self, seq: int) -> Head[RecordT] | None:
         """Return the record after ``seq``, or ``None``: one request, the cheapest poll of a single ledger."""

@@ -127,7 +127,7 @@ class Site:
                 step()
 
         if during:
-            self.registry.workspace.store = Meanwhile(self.store, go_on)  # type: ignore[assignment]
+            self.registry.workspace.store = Meanwhile(self.store, go_on)
         while waiting:
             if due_s <= poll_s:
                 self.now_s = max(self.now_s, due_s)

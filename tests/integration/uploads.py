@@ -197,8 +197,11 @@ def _grow(chance: random.Random, name: str, data: bytes) -> list[Act]:
     parts = [data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
     acts: list[Act] = [(f"begin {name}", lambda target: target.write(name, b""))] if chance.random() < 0.5 else []
     acts.append(_whole(name, parts[0]))
-    acts += [(f"append to {name}", lambda target, part=part: target.append(name, part)) for part in parts[1:]]
-    return acts
+    return [*acts, *(_more(name, part) for part in parts[1:])]
+
+
+def _more(name: str, data: bytes) -> Act:
+    return f"append to {name}", lambda target: target.append(name, data)
 
 
 def _in_place(chance: random.Random, name: str, data: bytes) -> list[Act]:

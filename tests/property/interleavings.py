@@ -304,7 +304,8 @@ class Explorer:
         elif method == "create":
             answer = store.create(key, data)
         else:
-            answer = store.replace(key, data)
+            store.replace(key, data)
+            answer = None
         result = self._number(tuple(sorted((name, found[0]) for name, found in store._files.items()))), answer
         self._carried_out[files, call] = result
         return result

@@ -47,7 +47,8 @@ def any_histories(draw: st.DrawFn) -> tuple[list[Operation], list[Entry]]:
         invoked_ns = draw(st.integers(0, 12))
         outcome = draw(st.sampled_from(["wrote", "wrote", "saw", "saw", "unknown", "refused"]))
         returned_ns = invoked_ns + draw(st.integers(0, 8))
-        operations.append(Operation(f"op-{number}", invoked_ns, returned_ns, outcome, draw(st.integers(0, 3))))
+        seq = draw(st.integers(0, 3))
+        operations.append(Operation(f"op-{number}", invoked_ns, returned_ns, outcome, seq))  # type: ignore[arg-type]
     numbers = sorted({operation.seq for operation in operations if operation.outcome == "wrote"})
     by_number = {operation.seq: operation.name for operation in operations if operation.outcome == "wrote"}
     spare = [operation.name for operation in operations if operation.outcome in ("unknown", "refused")]

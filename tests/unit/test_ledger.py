@@ -248,3 +248,15 @@ def test_write_without_an_answer_may_still_be_on_its_way(
     with pytest.raises(StorageError) as caught:
         append(ledger_on(Refusing()))
     assert type(caught.value) is told
+
+
+def test_record_that_vanishes_while_it_is_read_is_damage_and_no_older_one_passes_for_the_head() -> None:
+    class Vanishing(MemoryStore):
+        def read(self, key: str, *, limit_bytes: int) -> bytes | None:
+            return None if key.endswith("2.json") else super().read(key, limit_bytes=limit_bytes)
+
+    store = Vanishing()
+    append(ledger_on(store))
+    store.create(layout.slot(SUBJECT, 2), b"{}")
+    with pytest.raises(DamagedLog):
+        ledger_on(store).head()

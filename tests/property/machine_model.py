@@ -25,6 +25,16 @@ class Plain:
         new = copy.deepcopy(self)
         evidence = record.evidence.model_dump()
         version = evidence["version"]
+        points = record.op in ("activate", "rollback", "alias") or (record.op == "pin" and not evidence["remove"])
+        if points and version is not None:
+            assert version not in self.retired, f"{record.op} of a version that is {self.retired[version]}"
+        if record.op in ("retire", "delete"):
+            assert version not in self.uses(), f"{record.op} of a version that is in use"
+        if record.op in ("purge", "purged"):
+            stage = {"purge": "deleted", "purged": "purging"}[record.op]
+            assert self.retired.get(version) == stage, f"{record.op} of a version that is not {stage}"
+        if record.op == "restore":
+            assert self.retired.get(version) != "purging", "restored while its payload went"
         match record.op:
             case "publish" | "adopt" | "foreign":
                 pass
@@ -50,6 +60,10 @@ class Plain:
             case unknown:
                 raise AssertionError(f"no verb of the machine writes {unknown}")
         return new
+
+    def uses(self) -> set[str | None]:
+        """Return the versions that somebody may ask for."""
+        return {self.active, self.previous, *self.aliases.values(), *self.pins}
 
     def differs_from(self, state: ModelState) -> str | None:
         """Say what differs from a stored state; ``None`` when nothing does."""

@@ -159,10 +159,14 @@ class RegistryMachine(RuleBasedStateMachine):
                 self.require_listed_bytes(subject.path, subject.manifest)
         return [Verdict.model_validate({"hook": hook.name, "outcome": self.outcome}) for hook in request.hooks]
 
-    @initialize()
-    def create(self) -> None:
+    @initialize(versions=st.sampled_from([(), ("1", "2")]))
+    def create(self, versions: tuple[str, ...]) -> None:
         document = RegistryDocument(registry_id="r" * 16, created="-", created_by="-", store_class="memory")
         self.store.create(layout.REGISTRY, canonical_bytes(document))
+        for version in versions:  # so that half of the runs need not find the way to here first
+            self.attempt("first", "none", 0, "publish", version, self.place / version)
+        if versions:
+            self.attempt("first", "none", 0, "activate", "1")
 
     # What happens
 
@@ -211,10 +215,16 @@ class RegistryMachine(RuleBasedStateMachine):
     def publish(self, who: str, version: str, fault: str, at: int) -> None:
         self.attempt(who, fault, at, "publish", version, self.place / version)
 
-    @rule(who=WHO, version=VERSIONS, fault=FAULTS, at=AT, expect=st.booleans())
-    def activate(self, who: str, version: str, fault: str, at: int, expect: bool) -> None:
-        options = {"expect_seq": len(self.slots)} if expect else {}
-        self.attempt(who, fault, at, "activate", version, **options)
+    @rule(who=WHO, version=VERSIONS, fault=FAULTS, at=AT, off=st.sampled_from([None, 0, -1]))
+    def activate(self, who: str, version: str, fault: str, at: int, off: int | None) -> None:
+        """Activate, perhaps expecting a record: the newest, or one that is not."""
+        if off is None or not self.slots:
+            self.attempt(who, fault, at, "activate", version)
+            return
+        expected = len(self.slots) + off
+        came = self.attempt(who, fault, at, "activate", version, expect_seq=expected)
+        if isinstance(came, Outcome) and came.record is not None:
+            assert off == 0 and came.record.seq in (expected, expected + 1)
 
     @rule(who=WHO, fault=FAULTS, at=AT)
     def roll_back(self, who: str, fault: str, at: int) -> None:
@@ -291,18 +301,21 @@ class RegistryMachine(RuleBasedStateMachine):
         }
         assert self.store.create(layout.slot(SUBJECT, len(slots) + 1), json.dumps(tree).encode())
 
-    @rule(
-        version=VERSIONS,
-        verb=st.sampled_from(["activate", "pin", "retire", "delete", "collect"]),
-        at=AT,
-    )
+    @rule(version=VERSIONS, fault=FAULTS, at=AT)
+    def put_away_for_good(self, version: str, fault: str, at: int) -> None:
+        self.attempt("first", "none", 0, "delete", version)
+        self.attempt("first", "none", 0, "policy", {"grace_s": 0.0})
+        self.attempt("first", fault, at, "collect")
+
+    @rule(version=VERSIONS, verb=st.sampled_from(["policy", "activate", "pin", "retire", "delete", "collect"]), at=AT)
     def race(self, version: str, verb: str, at: int) -> None:
         """Another process moves the pointer or puts a version away in the middle of an activation."""
         self.calls += 1
         reason = f"call {self.calls}"
+        arguments: dict[str, list[Any]] = {"collect": [], "policy": [{"keep_previous_s": float(self.calls)}]}
 
         def happening() -> None:
-            self.attempt("second", "none", 0, verb, *([] if verb == "collect" else [version]))
+            self.attempt("second", "none", 0, verb, *arguments.get(verb, [version]))
 
         interrupted: Any = Interrupted(self.store, at, happening)
         self.run(self.open("first", interrupted), "first", reason, "activate", "1" if version == "2" else "2")

@@ -115,7 +115,7 @@ class StorageUnavailable(StorageError):
 
 
 class OutcomeUnknown(StorageError):
-    """A write may or may not have taken effect, and reading back gave no answer."""
+    """A write may or may not have taken effect, or may yet: reading back gave no answer, or the wrong one too early."""
 
 
 class UnsafeStorage(StorageError):

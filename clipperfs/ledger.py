@@ -29,6 +29,7 @@ from clipperfs.errors import (
     StorageDenied,
     StorageError,
     StorageFull,
+    StorageUnavailable,
     StoredDataError,
     UnknownFeature,
 )
@@ -148,12 +149,12 @@ class Ledger(Generic[RecordT]):
         if hint and not self._is_taken(hint + 1) and (head := self.read(hint)) is not None:
             return self._verified(head, linked)
         seq = self._newest_seq(hint)
-        while seq:
-            head = self.read(seq)
-            if head is not None:
-                return self._verified(head, linked)
-            seq -= 1  # the slot vanished between the look and the read: never legal, found by verify
-        return None
+        if not seq:
+            return None
+        head = self.read(seq)
+        if head is None:  # never go back to an older record as if it were the head
+            raise self._damaged(seq, "it was there a moment ago and is gone")
+        return self._verified(head, linked)
 
     def _verified(self, head: Head[RecordT], linked: bool) -> Head[RecordT]:
         if linked:
@@ -226,8 +227,9 @@ class Ledger(Generic[RecordT]):
         it is there entirely or not at all.
 
         Raises:
-            OutcomeUnknown: the record may or may not be there; nothing could be read back.
-            StorageError: the record is not there.
+            OutcomeUnknown: the record may or may not be there, or may yet appear: nothing could be read back, or
+                requests that were never answered may still be on their way.
+            StorageError: the record is not there, and will not be.
             InvalidDocument: the state no longer fits into a record.
             InvalidSetting: a record cannot hold a value (too long, not Unicode, not finite).
             DamagedLog, UnknownFeature: the log cannot be extended.
@@ -242,40 +244,47 @@ class Ledger(Generic[RecordT]):
             data = self._spell(seq, base.digest if base else NO_DIGEST, draft, actor)
             if self._claim(seq, data):
                 self._hint = seq
-                committed = self.read(seq)
-                assert committed is not None
+                # Not read once more: a read that fails now would call a record lost that is there.
+                record = parse_document(self.kind, data, limit_bytes=LIMITS.record_bytes)
+                committed = Head(record, digest_bytes(data), data)
                 self._tell(committed)
                 return committed, True
 
     def _claim(self, seq: int, data: bytes) -> bool:
         """Write ``data`` into slot ``seq``; say whether it is there. The slot decides, not the storage's answer."""
         key = layout.slot(self.subject, seq)
+        is_on_its_way = False
         for attempt in range(CLAIM_ATTEMPTS):
             failure: StorageError | None = None
             try:
                 self.store.create(key, data)
             except StorageError as error:
                 failure = error
+                # No answer: whatever the slot shows now, the request may yet take effect.
+                is_on_its_way = is_on_its_way or isinstance(error, StorageUnavailable)
             try:
                 found = self.store.read(key, limit_bytes=LIMITS.record_bytes)
             except StoredDataError:
                 return False
             except StorageError as error:
-                raise OutcomeUnknown(
-                    f"record {seq} of {self.subject} may or may not have been written: {(failure or error).message}",
-                    hint=f"see 'clipperfs history {self.subject.name}' when the storage answers, then run it again",
-                    seq=seq,
-                ) from error
+                raise self._unknown(seq, (failure or error).message) from error
             if found is not None:
                 return found == data
-            if isinstance(failure, StorageDenied | StorageFull):
-                raise failure
-            if failure is not None and attempt == CLAIM_ATTEMPTS - 1:
-                raise failure
+            if failure is not None and (
+                isinstance(failure, StorageDenied | StorageFull) or attempt == CLAIM_ATTEMPTS - 1
+            ):
+                raise self._unknown(seq, failure.message) if is_on_its_way else failure
             time.sleep(0.05 * attempt)
         raise OutcomeUnknown(
             f"the storage accepts record {seq} of {self.subject} but does not show it",
             hint="its listing or reading may lag; see 'clipperfs history' later",
+            seq=seq,
+        )
+
+    def _unknown(self, seq: int, why: str) -> OutcomeUnknown:
+        return OutcomeUnknown(
+            f"record {seq} of {self.subject} may or may not have been written: {why}",
+            hint=f"see 'clipperfs history {self.subject.name}' when the storage answers, then run it again",
             seq=seq,
         )
 

@@ -11,7 +11,15 @@ import pytest
 from clipperfs import layout
 from clipperfs.digest import NO_DIGEST, digest_bytes
 from clipperfs.documents import ModelRecord, ModelState, canonical_bytes
-from clipperfs.errors import DamagedLog, InvalidDocument, OutcomeUnknown, StorageUnavailable, UnknownFeature
+from clipperfs.errors import (
+    DamagedLog,
+    InvalidDocument,
+    OutcomeUnknown,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+    UnknownFeature,
+)
 from clipperfs.ledger import READ_AHEAD, READ_ALONE, Draft, Head, Ledger
 from clipperfs.store.memory import MemoryStore
 from clipperfs.testing.fault_store import FaultStore
@@ -282,3 +290,40 @@ def test_newest_record_costs_three_calls_when_its_number_is_hinted() -> None:
     head = ledger_on(counted).head(linked=False)
     assert head is not None and head.seq == 9
     assert [method for method, _ in counted.calls] == ["read", "stat", "read"]
+
+
+def test_read_that_fails_after_the_commit_calls_nothing_lost() -> None:
+    store = MemoryStore()
+    probe = FaultStore(store)
+    append(ledger_on(probe))
+    create = next(number for number, (method, _) in enumerate(probe.calls, 1) if method == "create")
+    assert append(ledger_on(FaultStore(MemoryStore(), at=create + 2))).seq == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [(StorageUnavailable, OutcomeUnknown), (StorageDenied, StorageDenied), (StorageError, StorageError)],
+)
+def test_write_without_an_answer_may_still_be_on_its_way(
+    failure: type[StorageError], told: type[StorageError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(MemoryStore):
+        def create(self, key: str, data: bytes) -> bool:
+            raise failure("no")
+
+    monkeypatch.setattr("clipperfs.ledger.time.sleep", lambda _: None)
+    with pytest.raises(StorageError) as caught:
+        append(ledger_on(Refusing()))
+    assert type(caught.value) is told
+
+
+def test_record_that_vanishes_while_it_is_read_is_damage_and_no_older_one_passes_for_the_head() -> None:
+    class Vanishing(MemoryStore):
+        def read(self, key: str, *, limit_bytes: int) -> bytes | None:
+            return None if key.endswith("2.json") else super().read(key, limit_bytes=limit_bytes)
+
+    store = Vanishing()
+    append(ledger_on(store))
+    store.create(layout.slot(SUBJECT, 2), b"{}")
+    with pytest.raises(DamagedLog):
+        ledger_on(store).head()

@@ -39,11 +39,13 @@ from clipperfs.errors import (
     InvalidSetting,
     InvalidSource,
     NotFound,
+    StorageDenied,
     StorageError,
 )
 from clipperfs.ledger import Draft, Head
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName
+from clipperfs.signing.version import sign_version
 from clipperfs.store import Store
 from clipperfs.workspace import Workspace
 
@@ -143,6 +145,16 @@ def hash_source(source: Source) -> list[FileEntry]:
     return sorted(entries, key=lambda entry: entry.path)
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A version whose files are in the registry, whether or not a record says so."""
+
+    manifest_digest: Digest
+    manifest: Manifest
+    was_there: bool
+    """Whether the same bytes were there before."""
+
+
 def publish(
     workspace: Workspace, model: ModelName, version: VersionName, source: Source, reason: str | None
 ) -> Committed:
@@ -154,14 +166,44 @@ def publish(
     Raises:
         Conflict: the version exists with other content, or was deleted.
         InvalidSource: a file changed or vanished while it was read.
+        StorageDenied: a right is lacking; when it is the one to activate, the version is there and not recorded.
         StorageError: the registry could not be written; nothing is visible.
     """
+    brought = _bring(workspace, model, version, source)
+    try:
+        return record_version(
+            workspace,
+            model,
+            version,
+            brought.manifest,
+            brought.manifest_digest,
+            "publish",
+            reason,
+            was_there=brought.was_there,
+        )
+    except StorageDenied as error:
+        error.message = f"version {version} of model {model} is there, but not recorded: {error.message}"
+        raise
+
+
+def bring(workspace: Workspace, model: ModelName, version: VersionName, source: Source) -> Brought:
+    """Bring a source into the registry as a version, and sign it if there is a key, but write no record.
+
+    That needs the right to publish alone: a daemon adopts the version, or somebody who may activate seals it. Raises
+    what :func:`publish` raises.
+    """
+    brought = _bring(workspace, model, version, source)
+    _sign(workspace, model, version, brought.manifest_digest)
+    return brought
+
+
+def _bring(workspace: Workspace, model: ModelName, version: VersionName, source: Source) -> Brought:
     try:
         existing: Assessment | None = look_at(workspace, model, version)
     except NotFound:
         existing = None
     if existing is not None and existing.manifest is not None:
-        return _publish_again(workspace, model, version, source, existing, reason)
+        return _bring_again(workspace, model, version, source, existing)
     if existing is not None and not existing.is_publishing:
         raise Conflict(
             f"version {version} of model {model} holds files without a manifest",
@@ -173,8 +215,8 @@ def publish(
     elif (written := _publish_in_place(workspace, model, version, source)) is not None:
         manifest, digest = written
     else:
-        return _publish_again(workspace, model, version, source, look_at(workspace, model, version), reason)
-    return record_version(workspace, model, version, manifest, digest, "publish", reason, was_there=False)
+        return _bring_again(workspace, model, version, source, look_at(workspace, model, version))
+    return Brought(digest, manifest, was_there=False)
 
 
 def adopt(
@@ -248,10 +290,21 @@ def record_version(
                 recorded=known.record.evidence.manifest,
                 found=digest,
             )
+        if op == "publish":
+            _sign(workspace, model, version, digest)
         return Committed(digest, manifest, known, was_there)
+    if op == "publish":
+        _sign(workspace, model, version, digest)  # before the record, which wakes those who look for a signature
     committed, _ = ledger.append(decide, actor=workspace.actor)
     assert committed is not None
     return Committed(digest, manifest, committed, was_there)
+
+
+def _sign(workspace: Workspace, model: ModelName, version: VersionName, digest: Digest) -> None:
+    """Sign what this workspace has published itself, if it has a key. What others copied is signed on request only."""
+    signer = workspace.signer
+    if signer is not None:
+        sign_version(workspace, signer, model, version, digest)
 
 
 def find_recorded(workspace: Workspace, model: ModelName, version: VersionName) -> Head[ModelRecord] | None:
@@ -406,14 +459,13 @@ def _lost_to(workspace: Workspace, model: ModelName, version: VersionName, mine:
     return there.manifest, there.manifest_digest
 
 
-def _publish_again(
+def _bring_again(
     workspace: Workspace,
     model: ModelName,
     version: VersionName,
     source: Source,
     existing: Assessment,
-    reason: str | None,
-) -> Committed:
+) -> Brought:
     assert existing.manifest is not None and existing.manifest_digest is not None
     mine = new_manifest(hash_source(source), source.settings, workspace.actor)
     if existing.state == "purged":
@@ -427,9 +479,7 @@ def _publish_again(
             missing=existing.missing,
             wrong=existing.wrong,
         )
-    return record_version(
-        workspace, model, version, existing.manifest, existing.manifest_digest, "publish", reason, was_there=True
-    )
+    return Brought(existing.manifest_digest, existing.manifest, was_there=True)
 
 
 def _upload(workspace: Workspace, source: Source, folder: str) -> list[FileEntry]:

@@ -57,6 +57,7 @@ class RegistryReader:
         self._last_hint = ""
         self._turn = 0
         self._registry_id, self._remembered = _read_memory(state)
+        workspace.known_registry_id = self._registry_id
 
     def look(self, *, full: bool) -> Look:
         """Look for new heads.

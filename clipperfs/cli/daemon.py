@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipperfs.cli import exit as exit_table
-from clipperfs.cli.call import Call
+from clipperfs.cli.call import Call, trusted_keys
 from clipperfs.cli.frame import command
 from clipperfs.cli.text import visible
 from clipperfs.cli.value import DURATION
@@ -27,6 +27,8 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
 
     url, settings = call.registry_url(), call.settings(**flags)
     options: dict[str, Any] = {} if settings.actor is None else {"actor": settings.actor}
+    if (keys := trusted_keys(settings)) is not None:
+        options["trusted_keys"] = keys
     return Daemon(
         url,
         host=settings.host,
@@ -58,6 +60,12 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
 @click.option("--frontends", metavar="N|auto", help="Frontend processes; auto: a processor each but one.  [default: 1]")
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="Serve only this model; may be repeated.")
 @click.option("--cache-limit", metavar="SIZE", help="What the local cache may hold, unused.  [default: 20GB]")
+@click.option(
+    "--trusted-keys",
+    "trusted_keys_file",
+    type=click.Path(),
+    help="Load only what a publisher in this file has signed.  [CLIPPERFS_TRUSTED_KEYS]",
+)
 @click.option("--no-watch", is_flag=True, help="Do not follow the registry until 'clipperfs watch' or a reload.")
 @state_dir_option
 @click.option("--wait", "wait_s", type=DURATION, default="60s", show_default=True, help="Time to get ready (exit 7).")
@@ -70,6 +78,7 @@ def start(
     frontends: str | None,
     models: tuple[str, ...],
     cache_limit: str | None,
+    trusted_keys_file: str | None,
     no_watch: bool,
     state_dir: str | None,
     wait_s: float,
@@ -88,6 +97,7 @@ def start(
         frontends=frontends,
         models=list(models) or None,
         cache_limit=cache_limit,
+        trusted_keys=trusted_keys_file,
         watch=False if no_watch else None,
         state_dir=state_dir,
     )

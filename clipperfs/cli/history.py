@@ -48,7 +48,7 @@ def history(
 
     With --json: whole records in an array, with the verdicts that each one rests on. TIME is 2026-11-20 (its first
     moment, UTC), 2026-11-20T12:00:00Z, or an age such as 90m or 7d. Times are what the writers' clocks said; order is
-    that of the numbers.
+    that of the numbers. An actor is what the writer claimed, unless the record is signed by a key that is known here.
     """
     from clipperfs.audit import Filter, parse_moment
 
@@ -65,12 +65,24 @@ def history(
         until=parse_moment(until) if until is not None else None,
         version=version,
     )
-    records = call.registry().history(model, limit=limit, where=where)
+    registry = call.registry()
+    records = registry.history(model, limit=limit, where=where)
+    authors = registry.attributions(model, records)
     call.emit(
-        records,
+        [{**plain(each), "attribution": authors[each.seq]} for each in records],
         lambda: table(
             ("seq", "time", "op", "version", "actor", "reason"),
-            [(each.seq, each.time, each.op, each.evidence.version, each.actor, each.reason) for each in records],
+            [
+                (
+                    each.seq,
+                    each.time,
+                    each.op,
+                    each.evidence.version,
+                    f"{each.actor} ({authors[each.seq]})",
+                    each.reason,
+                )
+                for each in records
+            ],
         ),
     )
 

@@ -25,6 +25,7 @@ from clipperfs.documents.record import (
     Retirement,
     Verdict,
 )
+from clipperfs.documents.signature import RecordSignature, SignatureEnvelope, Statement
 from clipperfs.documents.status import (
     SINGLE_WRITER,
     ChangeHint,
@@ -58,11 +59,14 @@ __all__ = [
     "ProbeLatency",
     "ProbeReport",
     "Record",
+    "RecordSignature",
     "RegistryDocument",
     "ReplicaStatus",
     "ReportReference",
     "Retirement",
     "ServedModel",
+    "SignatureEnvelope",
+    "Statement",
     "Tombstone",
     "Verdict",
     "VersionSettings",

@@ -34,7 +34,10 @@ from clipperfs.layout import Subject
 from clipperfs.ledger import Head
 from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import alias_name, app_name, model_name, version_name
+from clipperfs.permissions import verb as _permissions
+from clipperfs.permissions.acl import parse_principal
 from clipperfs.reporter import Reporter
+from clipperfs.rights import Right
 from clipperfs.signing import vouch as _vouch
 from clipperfs.signing.vouch import SignatureView, Signed
 from clipperfs.store import Store, open_store
@@ -341,6 +344,28 @@ class Registry:
     def diff(self, model: str, a: str, b: str, *, predictions: bool = True) -> DiffReport:
         """Compare two versions. See ``diff.diff``."""
         return diff(self._workspace, model_name(model), version_name(a), version_name(b), predictions=predictions)
+
+    # Permissions
+
+    def permissions(self, model: str) -> _permissions.Permissions:
+        """Return who may read, publish and activate a model. See ``permissions.verb.show_permissions``."""
+        return _permissions.show_permissions(self._workspace, model_name(model))
+
+    def grant(self, model: str, right: Right, who: str, *, dry_run: bool = False) -> list[_permissions.Change]:
+        """Let ``user:NAME``, ``group:NAME`` or ``everyone`` have a right. See ``permissions.verb.grant``."""
+        return _permissions.grant(self._workspace, model_name(model), parse_principal(who), right, dry_run=dry_run)
+
+    def revoke(self, model: str, right: Right, who: str, *, dry_run: bool = False) -> list[_permissions.Change]:
+        """Take a right away, and those that include it. See ``permissions.verb.revoke``."""
+        return _permissions.revoke(self._workspace, model_name(model), parse_principal(who), right, dry_run=dry_run)
+
+    def held_by(self, model: str, who: str) -> Right | None:
+        """Return the most that somebody may do with a model, as the storage's lists say."""
+        return _permissions.held_by(self._workspace, model_name(model), parse_principal(who))
+
+    def s3_policy(self, model: str, right: Right, *, principal: str | None = None) -> dict[str, Any]:
+        """Return the policy document that gives a right on a model of a registry in a bucket. Raises InvalidSetting."""
+        return _permissions.s3_policy(self._workspace, model_name(model), right, principal)
 
     # Signatures
 

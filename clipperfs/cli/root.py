@@ -31,6 +31,7 @@ SECTIONS = {
         "pin": "clipperfs.cli.pointer:pin",
         "policy": "clipperfs.cli.policy:policy",
         "key": "clipperfs.cli.key:key",
+        "permissions": "clipperfs.cli.permissions:permissions",
         "hook": "clipperfs.cli.hook:hook",
         "app": "clipperfs.cli.app:app",
     },

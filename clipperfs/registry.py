@@ -36,6 +36,7 @@ from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import alias_name, app_name, model_name, version_name
 from clipperfs.permissions import verb as _permissions
 from clipperfs.permissions.acl import parse_principal
+from clipperfs.permissions.aws import Dialect
 from clipperfs.reporter import Reporter
 from clipperfs.rights import Right
 from clipperfs.signing import vouch as _vouch
@@ -363,9 +364,11 @@ class Registry:
         """Return the most that somebody may do with a model, as the storage's lists say."""
         return _permissions.held_by(self._workspace, model_name(model), parse_principal(who))
 
-    def s3_policy(self, model: str, right: Right, *, principal: str | None = None) -> dict[str, Any]:
-        """Return the policy document that gives a right on a model of a registry in a bucket. Raises InvalidSetting."""
-        return _permissions.s3_policy(self._workspace, model_name(model), right, principal)
+    def s3_policy(
+        self, model: str, right: Right, *, principal: str | None = None, dialect: Dialect = "aws"
+    ) -> dict[str, Any]:
+        """Return the policy document that gives a right on a model. See ``permissions.aws.policy_document``."""
+        return _permissions.s3_policy(self._workspace, model_name(model), right, principal, dialect)
 
     # Signatures
 

@@ -12,6 +12,7 @@ from clipperfs.cli.frame import command
 from clipperfs.cli.text import plural, table, visible
 
 if TYPE_CHECKING:
+    from clipperfs.permissions.aws import Dialect
     from clipperfs.permissions.verb import Change, Permissions
     from clipperfs.rights import Right
 
@@ -35,7 +36,9 @@ RIGHT = click.Choice(["read", "publish", "activate"])
 )
 @click.option("--dry-run", is_flag=True, help="Say what would change; change nothing.")
 @click.option(
-    "--print-policy", type=click.Choice(["aws"]), help="Print a policy for S3 that gives --right, and set nothing."
+    "--print-policy",
+    type=click.Choice(["aws", "ceph"]),
+    help="Print a policy for S3 that gives --right, and set nothing.",
 )
 @click.option("--right", type=RIGHT, default="activate", show_default=True, help="The right of --print-policy.")
 @click.option("--principal", metavar="ARN", help="Print a bucket policy for ARN, not one to attach to a user or role.")
@@ -45,7 +48,7 @@ def permissions(
     grant: tuple[Right, str] | None,
     revoke: tuple[Right, str] | None,
     dry_run: bool,
-    print_policy: str | None,
+    print_policy: Dialect | None,
     right: Right,
     principal: str | None,
 ) -> None:
@@ -67,7 +70,7 @@ def permissions(
         raise click.UsageError("--dry-run belongs to --grant or --revoke.")
     registry = call.registry()
     if print_policy is not None:
-        document = registry.s3_policy(model, right, principal=principal)
+        document = registry.s3_policy(model, right, principal=principal, dialect=print_policy)
         call.emit(document, lambda: json.dumps(document, indent=2))
         return
     if grant is None and revoke is None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
 from clipperfs.documents.base import Document
 from clipperfs.names import name_problem
 
-STATEMENT_TYPE = "application/vnd.clipperfs.statement.v1+json"
+STATEMENT_TYPE: Final = "application/vnd.clipperfs.statement.v1+json"
 """What is signed for a version."""
 RECORD_TYPE = "application/vnd.clipperfs.record.v1+json"
 """What is signed for a record."""

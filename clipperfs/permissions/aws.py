@@ -6,17 +6,23 @@ every deletion. Source: Amazon S3 user guide, "Enforce conditional writes on Ama
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from clipperfs.errors import InvalidSetting
 from clipperfs.names import ModelName
 from clipperfs.rights import RIGHTS, Right
 
+Dialect = Literal["aws", "ceph"]
 ARN = "arn:aws:s3:::"
 
 
 def policy_document(
-    bucket: str, prefix: str, model: ModelName, right: Right, principal: str | None = None
+    bucket: str,
+    prefix: str,
+    model: ModelName,
+    right: Right,
+    principal: str | None = None,
+    dialect: Dialect = "aws",
 ) -> dict[str, Any]:
     """Return a policy that gives one right on one model, and forbids what nobody may ever do.
 
@@ -24,6 +30,8 @@ def policy_document(
         prefix: the registry's, inside the bucket; may be empty.
         principal: an ARN: the document is a bucket policy, whose prohibitions hold for everybody. ``None``: it is an
             identity policy, to be attached to a user or role.
+        dialect: ``ceph`` leaves the condition out: gateways that do not know its key find it never fulfilled, and deny
+            every record (measured on 16.2). What is overwritten there is found by the chain, and not prevented.
 
     Raises InvalidSetting when the principal cannot be one.
     """
@@ -37,7 +45,8 @@ def policy_document(
         statements += _publish(bucket, top)
     if level >= RIGHTS.index("activate"):
         statements += _activate(bucket, base, top)
-    statements += _never(bucket, top)
+    only_create, never_delete = _never(bucket, top)
+    statements += [only_create, never_delete] if dialect == "aws" else [never_delete]
     for statement in statements:
         if principal is not None:
             statement["Principal"] = "*" if statement["Effect"] == "Deny" else {"AWS": principal}

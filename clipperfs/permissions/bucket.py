@@ -52,7 +52,14 @@ def statements_about(document: str | None, bucket: str, base: str, model: ModelN
     except (ValueError, AttributeError):
         return []
     top = f"arn:aws:s3:::{bucket}/{base}models/{model}/"
-    probes = [f"{top}{name}" for name in ("log/1.json", "versions/1/manifest.json", "active.json", "checks/a/1.json")]
+    names = (
+        "log/1.json",
+        "versions/1/manifest.json",
+        "versions/1/.claim-publishing",
+        "signatures/a/b.json",
+        "active.json",
+    )
+    probes = [f"{top}{name}" for name in names]
     chosen = []
     for statement in found if isinstance(found, list) else [found]:
         resources = statement.get("Resource", []) if isinstance(statement, dict) else []

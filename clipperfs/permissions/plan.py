@@ -7,7 +7,7 @@ files in it are read-only to the others); a publisher cannot touch another's ver
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipperfs import layout
 from clipperfs.names import ModelName
@@ -110,14 +110,10 @@ def changed(acl: Acl, reach: Reach, principal: Principal, *, is_inside: bool) ->
     if not is_inside:
         after = acl.granting(principal, reach.bits, reach.default_bits)
         if reach.is_sticky and reach.bits & WRITE:
-            after = Acl(**{**_fields(after), "flags": after.flags | STICKY})
+            after = replace(after, flags=after.flags | STICKY)
         return after
     assert reach.inside_bits is not None
     bits = reach.inside_bits
     if not acl.is_folder:  # files are never changed, only made and removed, which is a matter of their folder
         bits &= LOOK if acl.owner_bits & EXECUTE else READ
     return acl.granting(principal, bits, bits if acl.is_folder else None)
-
-
-def _fields(acl: Acl) -> dict[str, object]:
-    return {name: getattr(acl, name) for name in Acl.__dataclass_fields__}

@@ -10,6 +10,7 @@ from clipperfs import layout
 from clipperfs.errors import InvalidSetting
 from clipperfs.names import ModelName
 from clipperfs.permissions.acl import EVERYONE, Acl, Principal, spell
+from clipperfs.permissions.aws import Dialect, policy_document
 from clipperfs.permissions.plan import Reach, changed, model_folder, needs, principals_of, reaches, right_of
 from clipperfs.rights import RIGHTS, Right
 from clipperfs.workspace import Workspace
@@ -182,10 +183,10 @@ def held_by(workspace: Workspace, model: ModelName, who: Principal) -> Right | N
     return right_of(model, who, found, groups or ())
 
 
-def s3_policy(workspace: Workspace, model: ModelName, right: Right, principal: str | None) -> dict[str, Any]:
+def s3_policy(
+    workspace: Workspace, model: ModelName, right: Right, principal: str | None, dialect: Dialect
+) -> dict[str, Any]:
     """Return the policy document for a registry in a bucket. Does no I/O. Raises InvalidSetting."""
-    from clipperfs.permissions.aws import policy_document
-
     scheme, _, place = workspace.store.url.partition("://")
     if scheme != "s3":
         raise InvalidSetting(
@@ -193,7 +194,7 @@ def s3_policy(workspace: Workspace, model: ModelName, right: Right, principal: s
             hint=f"'clipperfs permissions {model} --grant {right} group:NAME' sets rights on local disks and HDFS",
         )
     bucket, _, prefix = place.partition("/")
-    return policy_document(bucket, prefix, model, right, principal)
+    return policy_document(bucket, prefix, model, right, principal, dialect)
 
 
 def _change(

@@ -115,6 +115,7 @@ def test_activators_cannot_change_each_others_records() -> None:
         ("create", "models/m/signatures/a/b.json", ("publish", "m")),
         ("read", "models/m/log/00000000000000000001.json", ("read", "m")),
         ("list", "models/m/versions", ("read", "m")),
+        ("delete", "models/m/log/00000000000000000001.json", None),
         ("create", "changes/1", None),
         ("create", "models", None),
         ("lock", "/home/me/.cache/models/x", None),

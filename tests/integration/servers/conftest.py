@@ -89,8 +89,8 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Return a Ceph cluster with two S3 gateways."""
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """Return a Ceph cluster with two S3 gateways, as whoever runs it sees it."""
     place: Path = tmp_path_factory.mktemp("ceph")
     try:
         ceph = Ceph(place)
@@ -100,9 +100,15 @@ def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             raise
         pytest.skip(str(error))
     try:
-        yield _with_bucket("rgw", ceph.gateways)
+        yield ceph
     finally:
         ceph.stop()
+
+
+@pytest.fixture(scope="session")
+def rgw(ceph: Ceph) -> S3Server:
+    """Return the S3 side of a Ceph cluster with two gateways."""
+    return _with_bucket("rgw", ceph.gateways)
 
 
 @pytest.fixture(params=["moto", "rgw"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -126,6 +128,25 @@ def test_signature_moved_to_another_place_of_a_record_is_found(where: int) -> No
     except InvalidDocument:
         return
     assert attribute(parsed, data, {"ci": signer().public}).word != "signed ci"
+
+
+@given(where=st.integers(0, 1 << 16))
+def test_signature_that_stands_in_a_record_twice_is_found(where: int) -> None:
+    """Text of a signed record must not grow by the signature's own characters, which the check leaves out."""
+    value = json.loads(record())["signature"]["value"].encode()
+    for at in (where % len(record()), record().index("größer".encode()) + 1):
+        data = record()[:at] + value + record()[at:]
+        try:
+            parsed = parse_document(ModelRecord, data, limit_bytes=LIMITS.record_bytes)
+        except InvalidDocument:
+            continue
+        assert attribute(parsed, data, {"ci": signer().public}).word != "signed ci"
+
+
+@pytest.mark.parametrize("name", ["registry_id", "model", "version", "manifest"])
+def test_signature_counts_for_nothing_but_what_it_is_about(name: str) -> None:
+    other = replace(CLAIM, **{name: "b" * 64})
+    assert f"about another {name}" in (envelope_problem(envelope(), signer().public, other) or "")
 
 
 @given(kinds=st.tuples(st.text(max_size=8), st.text(max_size=8)), bodies=st.tuples(st.binary(), st.binary()))

@@ -35,6 +35,7 @@ from clipperfs.limits import LIMITS
 from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import ModelName, VersionName, version_name
 from clipperfs.recorded import find_recorded
+from clipperfs.signing.trust import judge_publisher
 from clipperfs.workspace import Workspace
 
 MEASURE_CHARS = 200
@@ -342,6 +343,10 @@ def _check(
     from clipperfs.checking.runner import damaged_subjects, run_hooks
 
     state = base.record.state if base else ModelState()
+    digest = candidate.copy.manifest_digest
+    publisher = judge_publisher(workspace, model, version, digest, state.policy)
+    if publisher is not None and publisher.is_refusal:  # no code of a version is run that nobody vouches for
+        return [publisher], _keep_report(workspace, model, version, base, digest, [publisher])
     with contextlib.ExitStack() as held:
         active = None if emergency else _active_subject(workspace, model, state, held)
         request = CheckRequest(
@@ -361,9 +366,10 @@ def _check(
             registry_url=workspace.store.url,
         )
         verdicts = run_hooks(request)
+        verdicts = [publisher, *verdicts] if publisher is not None else verdicts
         for subject in damaged_subjects(request, verdicts):  # so that whoever needs it next fetches it anew
             workspace.cache.discard(Digest(subject.manifest_digest), subject.manifest)
-    return verdicts, _keep_report(workspace, model, version, base, candidate.copy.manifest_digest, verdicts)
+    return verdicts, _keep_report(workspace, model, version, base, digest, verdicts)
 
 
 def _active_subject(

@@ -4,6 +4,7 @@
     versions/<manifest digest>/  a version's tree, of hard links to blobs
     manifests/<manifest digest>  the manifest's bytes
     recorded/<registry>/<model>  which versions a log records: see ``clipperfs.recorded``
+    signatures/<manifest digest>-<key id>  a signature over it: proven anew each time, without the registry
     locks/<manifest digest>      held shared by whoever uses the version; its time is the last use
     partial/<digest>[x]          the beginning of a content; its writer holds its lock (:mod:`clipperfs.fetch`)
     filling/<manifest digest>    somebody began to bring this version in: its blobs stay, though no tree links to them
@@ -107,6 +108,18 @@ class Cache:
     def keep_manifest(self, data: bytes) -> None:
         """Keep a manifest's bytes under their digest. Raises StorageError."""
         self.write(self._folder("manifests") / digest_bytes(data), data)
+
+    def find_signature(self, digest: Digest, key_id: str) -> bytes | None:
+        """Return a signature document that was kept. Nothing says that it is valid: the caller proves it."""
+        try:
+            with open(self.root / "signatures" / f"{digest}-{key_id}", "rb") as stream:
+                return stream.read(LIMITS.signature_bytes + 1)
+        except OSError:
+            return None
+
+    def keep_signature(self, digest: Digest, key_id: str, data: bytes) -> None:
+        """Keep a signature document. Raises StorageError."""
+        self.write(self._folder("signatures") / f"{digest}-{key_id}", data)
 
     def has_tree(self, digest: Digest, manifest: Manifest) -> bool:
         """Say whether the version's tree is there with the right files of the right sizes."""

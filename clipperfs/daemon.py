@@ -82,7 +82,7 @@ class Daemon:
             watch: whether it follows the registry from the start.
             drain_s: how long it finishes what it has begun when it is told to end.
             **settings: further settings of the daemon process (``poll_s``, ``sweep_s``, ``status_s``, ``name``,
-                ``actor``); an unknown one fails the start.
+                ``actor``, ``trusted_keys``); an unknown one fails the start.
         """
         address = registry if isinstance(registry, str | os.PathLike) else registry.url
         self.registry = canonical_url(address)

@@ -134,6 +134,16 @@ def report(model: ModelName, manifest_digest: Digest, unix_ms: int, nonce: str) 
     return Key(f"{checks(model, manifest_digest)}/{unix_ms:013d}-{nonce}.json")
 
 
+def signatures(model: ModelName, manifest_digest: Digest) -> Key:
+    """Return the folder of the signatures over one manifest."""
+    return Key(f"{MODELS}/{model}/signatures/{manifest_digest}")
+
+
+def signature(model: ModelName, manifest_digest: Digest, key_id: str) -> Key:
+    """Return the key of one key's signature over one manifest."""
+    return Key(f"{signatures(model, manifest_digest)}/{key_id}.json")
+
+
 def change(unix_ms: int, nonce: str) -> Key:
     """Return the key of a wake-up hint."""
     return Key(f"{CHANGES}/{unix_ms:013d}-{nonce}")

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -21,6 +21,8 @@ from clipperfs import layout
 from clipperfs.digest import NO_DIGEST, Digest, digest_bytes
 from clipperfs.documents import SINGLE_WRITER, ChangeHint, Evidence, Record, canonical_bytes, parse_document, utc_now
 from clipperfs.documents.base import parse_json, validation_summary
+from clipperfs.documents.record import REQUIRE_SIGNATURE
+from clipperfs.documents.signature import RECORD_TYPE, RecordSignature, pre_authentication
 from clipperfs.errors import (
     DamagedLog,
     InvalidDocument,
@@ -37,7 +39,7 @@ from clipperfs.layout import Subject
 from clipperfs.limits import LIMITS
 from clipperfs.store import Store
 
-KNOWN_FEATURES: frozenset[str] = frozenset([SINGLE_WRITER])
+KNOWN_FEATURES: frozenset[str] = frozenset([SINGLE_WRITER, REQUIRE_SIGNATURE])
 """Features beyond version 1 of the format that this release understands."""
 
 CLAIM_ATTEMPTS = 5
@@ -74,6 +76,16 @@ class Draft:
     evidence: Evidence = field(default_factory=Evidence)
 
 
+class RecordSigner(Protocol):
+    """A key that signs records."""
+
+    @property
+    def key_id(self) -> str: ...
+
+    def sign(self, data: bytes) -> str:
+        """Return the signature in Base64."""
+
+
 Decide = Callable[[Head[RecordT] | None], Draft | None]
 """Looks at the newest record and says what the next should be, or ``None`` when nothing is to be done. Called again
 after a lost race, with the winner's record; raises Conflict when that record makes the request void."""
@@ -90,11 +102,13 @@ class Ledger(Generic[RecordT]):
         registry_id: str,
         *,
         before_writing: Callable[[], None] = lambda: None,
+        signer: Callable[[], RecordSigner | None] = lambda: None,
     ) -> None:
         """Open the log; nothing is read.
 
         Args:
             before_writing: called once for each request to append.
+            signer: returns the key that signs records, if any; called for each record.
         """
         self.store = store
         self.subject = subject
@@ -102,6 +116,7 @@ class Ledger(Generic[RecordT]):
         self.registry_id = registry_id
         self._hint = 0
         self._before_writing = before_writing
+        self._signer = signer
 
     def read(self, seq: int) -> Head[RecordT] | None:
         """Return record ``seq``, or ``None`` when its slot is empty.
@@ -300,10 +315,11 @@ class Ledger(Generic[RecordT]):
                 op=draft.op,
                 reason=draft.reason,
                 evidence=draft.evidence,
+                requires=draft.state.features,
                 state=draft.state,
                 **{self.subject.kind: self.subject.name},
             )
-            data = canonical_bytes(record)
+            data = self._sign(record)
         except ValidationError as error:
             raise InvalidSetting(f"a record cannot hold this: {validation_summary(error)}") from error
         except ValueError as error:  # a number that is not finite, text that is not Unicode
@@ -314,6 +330,16 @@ class Ledger(Generic[RecordT]):
                 hint="remove aliases or pins, or purge retired versions with 'clipperfs gc'",
             )
         return data
+
+    def _sign(self, record: RecordT) -> bytes:
+        """Return a record's bytes, with a signature over all of them but itself where there is a key."""
+        signer = self._signer()
+        if signer is None:
+            return canonical_bytes(record)
+        empty = RecordSignature(key_id=signer.key_id, value="")
+        bare = canonical_bytes(record.model_copy(update={"signature": empty}))
+        value = signer.sign(pre_authentication(RECORD_TYPE, bare))
+        return canonical_bytes(record.model_copy(update={"signature": empty.model_copy(update={"value": value})}))
 
     def _tell(self, head: Head[RecordT]) -> None:
         """Update the copy for people and wake the watchers. Best effort: the record is what counts."""

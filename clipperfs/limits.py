@@ -17,6 +17,7 @@ class Limits:
     status_bytes: int = 4 * 1024 * 1024
     hint_bytes: int = 4 * 1024
     probe_bytes: int = 1024 * 1024
+    signature_bytes: int = 64 * 1024
     files: int = 10_000
     path_bytes: int = 512
     path_depth: int = 16

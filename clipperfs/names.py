@@ -68,6 +68,11 @@ def alias_name(name: object) -> AliasName:
     return AliasName(_checked(name, "alias"))
 
 
+def publisher_name(name: object) -> str:
+    """Return ``name`` as a publisher's name. Raises InvalidName."""
+    return _checked(name, "publisher")
+
+
 def replica_name(name: object) -> str:
     """Return ``name`` as the name of a daemon. Raises InvalidName."""
     return _checked(name, "replica")

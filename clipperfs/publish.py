@@ -41,6 +41,7 @@ from clipperfs.errors import (
     InvalidSetting,
     InvalidSource,
     NotFound,
+    StorageDenied,
     StorageError,
 )
 from clipperfs.ledger import Draft, Head
@@ -48,6 +49,7 @@ from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName
 from clipperfs.recorded import find_recorded
 from clipperfs.reporter import Reporter
+from clipperfs.signing.version import sign_version
 from clipperfs.store import PartedStore, Store
 from clipperfs.workspace import Workspace
 
@@ -156,6 +158,16 @@ def hash_source(source: Source, reporter: Reporter | None = None) -> list[FileEn
     return sorted(entries, key=lambda entry: entry.path)
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A version whose files are in the registry, whether or not a record says so."""
+
+    manifest_digest: Digest
+    manifest: Manifest
+    was_there: bool
+    """Whether the same bytes were there before."""
+
+
 def publish(
     workspace: Workspace, model: ModelName, version: VersionName, source: Source, reason: str | None
 ) -> Committed:
@@ -167,14 +179,44 @@ def publish(
     Raises:
         Conflict: the version exists with other content, or was deleted.
         InvalidSource: a file changed or vanished while it was read.
+        StorageDenied: a right is lacking; when it is the one to activate, the version is there and not recorded.
         StorageError: the registry could not be written; nothing is visible.
     """
+    brought = _bring(workspace, model, version, source)
+    try:
+        return record_version(
+            workspace,
+            model,
+            version,
+            brought.manifest,
+            brought.manifest_digest,
+            "publish",
+            reason,
+            was_there=brought.was_there,
+        )
+    except StorageDenied as error:
+        error.message = f"version {version} of model {model} is there, but not recorded: {error.message}"
+        raise
+
+
+def bring(workspace: Workspace, model: ModelName, version: VersionName, source: Source) -> Brought:
+    """Bring a source into the registry as a version, and sign it if there is a key, but write no record.
+
+    That needs the right to publish alone: a daemon adopts the version, or somebody who may activate seals it. Raises
+    what :func:`publish` raises.
+    """
+    brought = _bring(workspace, model, version, source)
+    _sign(workspace, model, version, brought.manifest_digest)
+    return brought
+
+
+def _bring(workspace: Workspace, model: ModelName, version: VersionName, source: Source) -> Brought:
     try:
         existing: Assessment | None = look_at(workspace, model, version)
     except NotFound:
         existing = None
     if existing is not None and existing.manifest is not None:
-        return _publish_again(workspace, model, version, source, existing, reason)
+        return _bring_again(workspace, model, version, source, existing)
     if existing is not None and not existing.is_publishing:
         raise Conflict(
             f"version {version} of model {model} holds files without a manifest",
@@ -186,8 +228,8 @@ def publish(
     elif (written := _publish_in_place(workspace, model, version, source)) is not None:
         manifest, digest = written
     else:
-        return _publish_again(workspace, model, version, source, look_at(workspace, model, version), reason)
-    return record_version(workspace, model, version, manifest, digest, "publish", reason, was_there=False)
+        return _bring_again(workspace, model, version, source, look_at(workspace, model, version))
+    return Brought(digest, manifest, was_there=False)
 
 
 def adopt(
@@ -261,10 +303,21 @@ def record_version(
                 recorded=known.record.evidence.manifest,
                 found=digest,
             )
+        if op == "publish":
+            _sign(workspace, model, version, digest)
         return Committed(digest, manifest, known, was_there)
+    if op == "publish":
+        _sign(workspace, model, version, digest)  # before the record, which wakes those who look for a signature
     committed, _ = ledger.append(decide, actor=workspace.actor)
     assert committed is not None
     return Committed(digest, manifest, committed, was_there)
+
+
+def _sign(workspace: Workspace, model: ModelName, version: VersionName, digest: Digest) -> None:
+    """Sign what this workspace has published itself, if it has a key. What others copied is signed on request only."""
+    signer = workspace.signer
+    if signer is not None:
+        sign_version(workspace, signer, model, version, digest)
 
 
 def _scan(top: Path) -> list[SourceFile]:
@@ -414,14 +467,13 @@ def _lost_to(workspace: Workspace, model: ModelName, version: VersionName, mine:
     return there.manifest, there.manifest_digest
 
 
-def _publish_again(
+def _bring_again(
     workspace: Workspace,
     model: ModelName,
     version: VersionName,
     source: Source,
     existing: Assessment,
-    reason: str | None,
-) -> Committed:
+) -> Brought:
     assert existing.manifest is not None and existing.manifest_digest is not None
     if existing.state == "purged":
         raise Conflict(f"version {version} of model {model} was deleted", hint="take another version name")
@@ -439,9 +491,7 @@ def _publish_again(
             missing=existing.missing,
             wrong=existing.wrong,
         )
-    return record_version(
-        workspace, model, version, existing.manifest, existing.manifest_digest, "publish", reason, was_there=True
-    )
+    return Brought(existing.manifest_digest, existing.manifest, was_there=True)
 
 
 def _upload(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from clipperfs import activate as _activate
@@ -37,7 +38,13 @@ from clipperfs.layout import Subject
 from clipperfs.ledger import Head
 from clipperfs.materialise import Materialised, materialise
 from clipperfs.names import alias_name, app_name, model_name, version_name
+from clipperfs.permissions import verb as _permissions
+from clipperfs.permissions.acl import parse_principal
+from clipperfs.permissions.aws import Dialect
 from clipperfs.reporter import Reporter
+from clipperfs.rights import Right
+from clipperfs.signing import vouch as _vouch
+from clipperfs.signing.vouch import SignatureView, Signed
 from clipperfs.store import Store, open_store
 from clipperfs.verify import VerifyReport, verify
 from clipperfs.view import ModelSummary, ModelView, VersionView
@@ -67,6 +74,8 @@ class Registry:
         cache_dir: Where verified private copies go; by default the user's cache folder.
         actor: Who acts, as records name them; by default ``user@host``.
         reporter: Listens to the progress of long work.
+        sign_key: File of the private key that signs records and what is published; read when it is needed.
+        trusted_keys: Publishers (name → public key) who alone count, whatever the policies of models say.
     """
 
     def __init__(
@@ -76,12 +85,16 @@ class Registry:
         cache_dir: str | os.PathLike[str] | None = None,
         actor: str | None = None,
         reporter: Reporter | None = None,
+        sign_key: str | os.PathLike[str] | None = None,
+        trusted_keys: Mapping[str, str] | None = None,
     ) -> None:
         self._workspace = Workspace(
             store=open_store(url),
             cache=open_cache(cache_dir),
             actor=actor or default_actor(),
             reporter=reporter or Reporter(),
+            sign_key=Path(sign_key) if sign_key is not None else None,
+            trusted_keys=dict(trusted_keys) if trusted_keys is not None else None,
         )
 
     @classmethod
@@ -153,10 +166,19 @@ class Registry:
         When the activation is refused the version stays published, and ActivationRefused is raised.
         """
         names = model_name(model), version_name(version)
+        _ = self._workspace.signer  # a key that cannot be used is found before anything is written
         source = _publish.scan_source(path, wrapper)
         self._require_wrapper(names[0], source.settings)
         committed = _publish.publish(self._workspace, *names, source, reason)
         return self._published(*names, committed, activate, reason)
+
+    def bring(
+        self, model: str, version: str, path: str | os.PathLike[str], *, wrapper: str | None = None
+    ) -> _publish.Brought:
+        """Publish a local folder or file without a record: that needs no right on the log. See ``publish.bring``."""
+        names = model_name(model), version_name(version)
+        _ = self._workspace.signer
+        return _publish.bring(self._workspace, *names, _publish.scan_source(path, wrapper))
 
     def seal(
         self,
@@ -397,6 +419,52 @@ class Registry:
     def diff(self, model: str, a: str, b: str, *, predictions: bool = True) -> DiffReport:
         """Compare two versions. See ``diff.diff``."""
         return diff(self._workspace, model_name(model), version_name(a), version_name(b), predictions=predictions)
+
+    # Permissions
+
+    def permissions(self, model: str) -> _permissions.Permissions:
+        """Return who may read, publish and activate a model. See ``permissions.verb.show_permissions``."""
+        return _permissions.show_permissions(self._workspace, model_name(model))
+
+    def grant(self, model: str, right: Right, who: str, *, dry_run: bool = False) -> list[_permissions.Change]:
+        """Let ``user:NAME``, ``group:NAME`` or ``everyone`` have a right. See ``permissions.verb.grant``."""
+        return _permissions.grant(self._workspace, model_name(model), parse_principal(who), right, dry_run=dry_run)
+
+    def revoke(self, model: str, right: Right, who: str, *, dry_run: bool = False) -> list[_permissions.Change]:
+        """Take a right away, and those that include it. See ``permissions.verb.revoke``."""
+        return _permissions.revoke(self._workspace, model_name(model), parse_principal(who), right, dry_run=dry_run)
+
+    def held_by(self, model: str, who: str) -> Right | None:
+        """Return the most that somebody may do with a model, as the storage's lists say."""
+        return _permissions.held_by(self._workspace, model_name(model), parse_principal(who))
+
+    def s3_policy(
+        self, model: str, right: Right, *, principal: str | None = None, dialect: Dialect = "aws"
+    ) -> dict[str, Any]:
+        """Return the policy document that gives a right on a model. See ``permissions.aws.policy_document``."""
+        return _permissions.s3_policy(self._workspace, model_name(model), right, principal, dialect)
+
+    # Signatures
+
+    def sign(self, model: str, version: str, *, sign_key: str | os.PathLike[str] | None = None) -> Signed:
+        """Vouch for a version: put a signature beside it. See ``signing.vouch.sign``."""
+        return _vouch.sign(self._workspace, model_name(model), version_name(version), sign_key)
+
+    def signatures(self, model: str, version: str) -> list[SignatureView]:
+        """Return the signatures that lie beside a version. See ``signing.vouch.signatures``."""
+        return _vouch.signatures(self._workspace, model_name(model), version_name(version))
+
+    def trust(self, model: str, publisher: str, key: str | None, *, reason: str | None = None) -> Outcome:
+        """Let a publisher's signatures count for a model, or no longer (``key=None``). See ``steer.set_publisher``."""
+        return _steer.set_publisher(self._workspace, model_name(model), publisher, key, reason=reason)
+
+    def attributed(self, model: str, records: Iterable[ModelRecord]) -> Iterator[tuple[ModelRecord, str]]:
+        """Yield each record with who wrote it: ``claimed`` or ``signed NAME``. See ``signing.vouch``."""
+        return _vouch.attributed(self._workspace, model_name(model), records)
+
+    def attributions(self, model: str, records: Iterable[ModelRecord]) -> dict[int, str]:
+        """Return by number who wrote each record: see :meth:`attributed`."""
+        return _vouch.attributions(self._workspace, model_name(model), records)
 
     def run_hooks(self, model: str, version: str) -> list[Verdict]:
         """Run every hook that an activation would run, and move nothing."""

@@ -76,6 +76,10 @@ class Settings(BaseModel):
     """Address of a queue (SQS) of the daemon's own, into which the registry's bucket tells of its changes."""
     watch: bool = True
     """Whether the daemon follows the registry."""
+    sign_key: Path | None = None
+    """Private key that signs records and what is published. Default: nothing is signed."""
+    trusted_keys: Path | None = None
+    """File of publishers whose signature every version needs, whatever the policies say. Default: as policies say."""
     drain: Seconds = 30.0
     """How long ``stop`` lets the daemon finish what it has begun. Written with a unit (``30s``), held in seconds."""
     url: str | None = None
@@ -167,7 +171,7 @@ def read_file(path: Path) -> dict[str, Any]:
             raise unknown_setting(name, str(path), list(Settings.model_fields))
         if name == "registry" and isinstance(value, str) and ":/" not in value:
             values[name] = str(path.parent / value)
-        if name in ("cache_dir", "state_dir") and isinstance(value, str):
+        if name in ("cache_dir", "state_dir", "sign_key", "trusted_keys") and isinstance(value, str):
             values[name] = str(path.parent / Path(value).expanduser())
     return values
 

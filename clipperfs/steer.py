@@ -17,6 +17,7 @@ from clipperfs.errors import Conflict, InvalidSetting, NotFound
 from clipperfs.ledger import Draft, Head
 from clipperfs.names import AliasName, ModelName, VersionName
 from clipperfs.plugins import plugin_names
+from clipperfs.signing.trust import note_unsigned, require_publisher
 from clipperfs.workspace import Workspace
 
 Change = Callable[[ModelState, int], ModelState]
@@ -106,7 +107,48 @@ def set_policy(
         return state.model_copy(update={"policy": policy})
 
     evidence = Evidence.model_validate({"changes": changes})
-    return _commit(workspace, model, "policy", change, expect_seq, reason, evidence)
+    outcome = _commit(workspace, model, "policy", change, expect_seq, reason, evidence)
+    if outcome.record is not None and not {"require_signature", "publishers"}.isdisjoint(changes):
+        note_unsigned(workspace, model, outcome.record.state)
+    return outcome
+
+
+def set_publisher(
+    workspace: Workspace, model: ModelName, publisher: str, key: str | None, *, reason: str | None
+) -> Outcome:
+    """Let a publisher's signatures count for a model, or no longer (``key=None``). Raises InvalidSetting, NotFound.
+
+    A publisher that is there gets another key only after the old one was taken away.
+    """
+
+    def change(state: ModelState, seq: int) -> ModelState:
+        publishers = dict(state.policy.publishers)
+        there = publishers.get(publisher)
+        if key is None:
+            if there is None:
+                raise NotFound(
+                    f"model {model} trusts no publisher {publisher}", hint=f"'clipperfs policy {model}' lists them"
+                )
+            del publishers[publisher]
+        elif there not in (None, key):
+            raise Conflict(
+                f"model {model} trusts publisher {publisher} with another key",
+                hint=f"'clipperfs key untrust {model} {publisher}' first, or take another name",
+                found=there,
+            )
+        else:
+            publishers[publisher] = key
+        try:
+            policy = Policy.model_validate({**state.policy.model_dump(), "publishers": publishers})
+        except ValidationError as error:
+            raise InvalidSetting(f"policy of model {model}: {validation_summary(error)}") from error
+        return state.model_copy(update={"policy": policy})
+
+    evidence = Evidence.model_validate({"changes": {"publishers": {publisher: key}}})
+    outcome = _commit(workspace, model, "policy", change, None, reason, evidence)
+    if key is None and outcome.record is not None:
+        note_unsigned(workspace, model, outcome.record.state)
+    return outcome
 
 
 def retire(workspace: Workspace, model: ModelName, version: VersionName, *, undo: bool, reason: str | None) -> Outcome:
@@ -216,10 +258,13 @@ def _pointer_maker(
     candidate = prepare(workspace, model, version, state, recorded_digest(workspace, model, version, state))
     candidate.copy.lease.release()
     digest: Digest = candidate.copy.manifest_digest
+    require_publisher(workspace, model, version, digest, state.policy)
 
     def make(now: ModelState, seq: int) -> Pointer:
         if version in now.retired:
             raise Conflict(f"version {version} of model {model} is {now.retired[version].stage}")
+        if now.policy != state.policy:  # another writer changed whom to trust meanwhile
+            require_publisher(workspace, model, version, digest, now.policy)
         return Pointer(version=version, manifest=digest, seq=seq, inherited=candidate.inherited)
 
     return make

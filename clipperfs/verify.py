@@ -8,12 +8,15 @@ from typing import Literal
 
 from clipperfs import layout
 from clipperfs.adopt import look_at
-from clipperfs.digest import digest_bytes, digest_stream
+from clipperfs.digest import Digest, digest_bytes, digest_stream
 from clipperfs.documents import Manifest, ModelRecord, ModelState, Pointer
 from clipperfs.errors import ClipperfsError, DamagedLog, NotFound, StoredDataError, UnknownFeature
 from clipperfs.ledger import Head, Ledger, RecordT
 from clipperfs.limits import LIMITS
 from clipperfs.names import ModelName, VersionName, name_problem
+from clipperfs.signing.key import PublicKey
+from clipperfs.signing.record import attribute
+from clipperfs.signing.trust import judge_publisher, known_keys
 from clipperfs.view import model_names, version_names
 from clipperfs.workspace import Workspace
 
@@ -73,8 +76,13 @@ def _verify_model(
 ) -> None:
     name = f"model {model}"
     recorded: dict[str, str] = {}
+    keys: dict[str, PublicKey] = {}
 
     def look(head: Head[ModelRecord]) -> None:
+        for word, key in known_keys(workspace, head.record.state.policy).items():
+            keys.setdefault(word, key)  # the newest policy's keys first, then those that older records knew
+        if (author := attribute(head.record, head.data, keys)).is_forged:
+            report.add(f"{name}, record {head.seq}", f"its signature is not that of its bytes: {author.word}")
         evidence = head.record.evidence
         if head.record.op in ("publish", "adopt") and evidence.version and evidence.manifest:
             recorded[evidence.version] = evidence.manifest  # the last one to be looked at is the first of the log
@@ -85,6 +93,10 @@ def _verify_model(
     pointers = _pointers(state)
     for pointer in pointers:
         recorded.setdefault(pointer.version, pointer.manifest)
+        subject = ModelName(model), VersionName(pointer.version)
+        publisher = judge_publisher(workspace, *subject, Digest(pointer.manifest), state.policy)
+        if publisher is not None and publisher.is_refusal:
+            report.add(f"{model}/{pointer.version}", f"it is in use, but {publisher.reason}")
     there = version_names(workspace, model)
     missing = {pointer.version for pointer in pointers} - set(there)
     for gone in sorted(missing):

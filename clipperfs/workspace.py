@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipperfs import layout
 from clipperfs.cache import Cache, default_cache_dir
@@ -18,6 +20,9 @@ from clipperfs.limits import LIMITS
 from clipperfs.reporter import Reporter
 from clipperfs.store import NeedsDeclaration, Store
 
+if TYPE_CHECKING:
+    from clipperfs.signing.key import Signer
+
 
 @dataclass(slots=True)
 class Workspace:
@@ -27,6 +32,13 @@ class Workspace:
     cache: Cache
     actor: str
     reporter: Reporter = field(default_factory=Reporter)
+    sign_key: Path | None = None
+    """Private key with which records and published versions are signed; ``None``: they are not."""
+    trusted_keys: Mapping[str, str] | None = None
+    """This host's own publishers (name → public key): they replace every policy's, and a signature is required."""
+    known_registry_id: str | None = None
+    """The registry's identity from an earlier run, for as long as the registry has not been read."""
+    _signer: Signer | None = None
     _document: RegistryDocument | None = None
     _has_reminded: bool = False
     _models: dict[str, Ledger[ModelRecord]] = field(default_factory=dict)
@@ -35,7 +47,18 @@ class Workspace:
     @property
     def registry_id(self) -> str:
         """Return the registry's identity. Raises what :meth:`document` raises."""
+        if self._document is None and self.known_registry_id is not None:
+            return self.known_registry_id
         return self.document().registry_id
+
+    @property
+    def signer(self) -> Signer | None:
+        """Return the key to sign with, read at its first use. Raises InvalidSetting when it cannot be used."""
+        if self.sign_key is not None and self._signer is None:
+            from clipperfs.signing.key import load_signer
+
+            self._signer = load_signer(self.sign_key)
+        return self._signer
 
     def document(self) -> RegistryDocument:
         """Return ``registry.json``, read once.
@@ -79,7 +102,9 @@ class Workspace:
         return self._apps[subject.name]
 
     def _open_ledger(self, subject: Subject, kind: type[RecordT]) -> Ledger[RecordT]:
-        return Ledger(self.store, subject, kind, self.registry_id, before_writing=self.before_writing)
+        return Ledger(
+            self.store, subject, kind, self.registry_id, before_writing=self.before_writing, signer=lambda: self.signer
+        )
 
 
 def read_registry_document(store: Store) -> RegistryDocument:

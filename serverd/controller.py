@@ -67,7 +67,10 @@ class Controller:
         self._state = state
         self._tell_starter = tell_starter
         self._registry = Registry(
-            settings.registry, cache_dir=settings.cache_dir, actor=settings.actor or f"serverd@{host}"
+            settings.registry,
+            cache_dir=settings.cache_dir,
+            actor=settings.actor or f"serverd@{host}",
+            trusted_keys=settings.trusted_keys,
         )
         self._runtime = runtime_dir(state.path)
         self._started = utc_now()

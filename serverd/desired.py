@@ -33,7 +33,8 @@ class WantedVersion:
     """Settings that the version leaves out (``registry_layout.md`` §7.3)."""
     replicas: int
     fuse: str
-    """Changes when a load that has failed gets another chance: the pointer's record, ``allow_code``, a reload."""
+    """Changes when a load that has failed gets another chance: the pointer's record, ``allow_code``, whom to trust, a
+    reload."""
 
     load: str = field(init=False)
     """Tells one load from another: the same text means the same bytes and settings."""
@@ -184,7 +185,8 @@ def _wanted_rollout(rollout: Rollout, load: str) -> WantedRollout:
 
 
 def _wanted_version(pointer: Pointer, replicas: int, policy: Policy, tries: int) -> WantedVersion:
-    fuse = f"{pointer.seq}:{policy.allow_code}:{policy.load_timeout_s}:{tries}"
+    trust = f"{policy.require_signature}:{sorted(policy.publishers.items())}"
+    fuse = f"{pointer.seq}:{policy.allow_code}:{policy.load_timeout_s}:{trust}:{tries}"
     return WantedVersion(pointer.version, pointer.manifest, pointer.inherited, replicas, fuse)
 
 

@@ -37,6 +37,7 @@ from clipperfs.serverd.reconciler import (
 from clipperfs.serverd.supervisor import Replica, Supervisor
 
 from clipperfs.errors import (
+    ActivationRefused,
     ClipperfsError,
     IncompleteVersion,
     NotFound,
@@ -47,7 +48,7 @@ from clipperfs.replica.spec import ReplicaSpec, new_identity
 from clipperfs.workspace import Workspace
 
 FETCH_AGAIN_S = 15.0
-"""After this long a version that was not there, or that the storage did not hand over, is asked for again."""
+"""After this long a version that was not there or not signed, or that the storage kept back, is asked for again."""
 RETIRE_S = 0.2
 """How long after the last frontend dropped a replica from its table a message to it may still be on its way."""
 
@@ -211,8 +212,10 @@ class Fleet:
     async def _fetch(self, one: Holding) -> None:
         loop = asyncio.get_running_loop()
         try:
-            prepared = await loop.run_in_executor(self._executor, prepare, self._workspace, one.model, one.wanted)
-        except (StorageError, NotFound, IncompleteVersion) as error:
+            prepared = await loop.run_in_executor(
+                self._executor, prepare, self._workspace, one.model, one.wanted, one.policy
+            )
+        except (StorageError, NotFound, IncompleteVersion, ActivationRefused) as error:  # a signature may yet come
             self._fail(one, error.message, error.hint)
             loop.call_later(FETCH_AGAIN_S * (1 + random.random()), self._fetch_again, one)  # noqa: S311
             return

@@ -18,10 +18,12 @@ from clipperfs.checking.sample import read_sample
 from clipperfs.digest import Digest
 from clipperfs.documents import InputType, VersionSettings
 from clipperfs.documents.author import effective_settings
+from clipperfs.documents.signature import SignedPolicy
 from clipperfs.errors import DamagedVersion, LoadFailed
 from clipperfs.materialise import Materialised, materialise, verify_copy
 from clipperfs.names import model_name, version_name
 from clipperfs.plugins import require_plugin
+from clipperfs.signing.trust import require_publisher
 from clipperfs.workspace import Workspace
 
 DEFAULT_MAX_BATCH = 512
@@ -51,12 +53,13 @@ class Prepared:
         self.copy.lease.release()
 
 
-def prepare(workspace: Workspace, model: str, wanted: WantedVersion) -> Prepared:
+def prepare(workspace: Workspace, model: str, wanted: WantedVersion, policy: SignedPolicy) -> Prepared:
     """Fetch and verify a version. Blocks on the registry and the disk; call it on a thread.
 
     A copy in the cache whose bytes have changed is fetched once more.
 
     Raises:
+        ActivationRefused: it needs a signature and has none that counts. Nothing of it was fetched.
         NotFound, IncompleteVersion, DamagedVersion: the registry has no such version, or not with these bytes.
         LoadFailed: it names no wrapper.
         InvalidSetting: it names one that is not installed.
@@ -64,6 +67,7 @@ def prepare(workspace: Workspace, model: str, wanted: WantedVersion) -> Prepared
     """
     names = model_name(model), version_name(wanted.version)
     digest = Digest(wanted.manifest)
+    require_publisher(workspace, *names, digest, policy)
     copy = materialise(workspace, *names, digest=digest)
     try:
         if damaged := verify_copy(copy):

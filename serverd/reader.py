@@ -63,6 +63,7 @@ class RegistryReader:
         self._turn = 0
         self._told: SimpleQueue[Subject] = SimpleQueue()
         self._registry_id, self._remembered = _read_memory(state)
+        workspace.known_registry_id = self._registry_id
         self._is_memory_due = False
         self._known_sizes = (-1, -1)
         self._in_order: list[Subject] = []

@@ -53,6 +53,8 @@ class DaemonSettings(BaseModel):
     """The daemon's name in the registry; ``None``: made of the host's name and the state folder."""
     actor: str | None = None
     """Who adopts and activates, as records will say; ``None``: ``serverd@<host>``."""
+    trusted_keys: dict[str, str] | None = None
+    """Publishers (name → public key) whose signature every version needs here; ``None``: as each policy says."""
     ready_fd: int | None = None
     """Where the starter reads JSON lines: progress, then ready or failed."""
     lifeline_fd: int | None = None

@@ -48,22 +48,28 @@ class Call:
             raise click.UsageError(NO_REGISTRY)
         return url
 
-    def registry(self) -> Registry:
-        """Open the registry that the settings name."""
-        return self.open_registry(self.registry_url())
+    def registry(self, **flags: Any) -> Registry:
+        """Open the registry that the settings name; ``flags`` are settings that were typed, such as ``sign_key``."""
+        return self.open_registry(self.registry_url(), **flags)
 
-    def open_registry(self, url: str) -> Registry:
-        """Open the registry at ``url`` with the cache and the actor that the settings name."""
+    def open_registry(self, url: str, **flags: Any) -> Registry:
+        """Open the registry at ``url`` with the cache, the actor and the keys that the settings name."""
         from clipperfs.registry import Registry
 
-        return Registry(url, **self.registry_options())
+        return Registry(url, **self.registry_options(**flags))
 
-    def registry_options(self) -> dict[str, Any]:
+    def registry_options(self, **flags: Any) -> dict[str, Any]:
         """Return what ``Registry`` takes beside its address."""
         from clipperfs.cli.progress import TerminalReporter
 
-        settings = self.settings()
-        return {"cache_dir": settings.cache_dir, "actor": settings.actor, "reporter": TerminalReporter(self)}
+        settings = self.settings(**flags)
+        return {
+            "cache_dir": settings.cache_dir,
+            "actor": settings.actor,
+            "reporter": TerminalReporter(self),
+            "sign_key": settings.sign_key,
+            "trusted_keys": trusted_keys(settings),
+        }
 
     def emit(self, document: Any, text: Callable[[], str] | str) -> None:
         """Print the command's result on stdout: the document under ``--json``, else the text (made only then)."""
@@ -90,6 +96,17 @@ class Call:
         """Tell a person something on stderr. Silent under ``--json``, where stderr is for one error document."""
         if not self.json:
             click.echo(text, err=True)
+
+
+def trusted_keys(settings: Settings) -> dict[str, str] | None:
+    """Return this host's own publishers, where the settings name a file of them. Raises InvalidSetting."""
+    if settings.trusted_keys is None:
+        return None
+    from clipperfs.signing.key import parse_publishers, read_trusted_keys
+
+    found = read_trusted_keys(settings.trusted_keys)
+    parse_publishers(found)
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipperfs.cli import exit as exit_table
-from clipperfs.cli.call import Call
+from clipperfs.cli.call import Call, trusted_keys
 from clipperfs.cli.frame import command
 from clipperfs.cli.text import visible
 from clipperfs.cli.value import DURATION
@@ -27,6 +27,8 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
 
     url, settings = call.registry_url(), call.settings(**flags)
     options: dict[str, Any] = {} if settings.actor is None else {"actor": settings.actor}
+    if (keys := trusted_keys(settings)) is not None:
+        options["trusted_keys"] = keys
     return Daemon(
         url,
         host=settings.host,
@@ -70,6 +72,12 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
 @click.option("--max-connections", metavar="N", help="Connections that each frontend holds.  [default: 4096]")
 @click.option("--slow", metavar="DURATION", help="Log queries that take longer.  [default: those that miss their SLO]")
 @click.option("--event-queue", metavar="URL", help="An SQS queue of this daemon's own that tells of the bucket.")
+@click.option(
+    "--trusted-keys",
+    "trusted_keys_file",
+    type=click.Path(),
+    help="Load only what a publisher in this file has signed.  [CLIPPERFS_TRUSTED_KEYS]",
+)
 @click.option("--no-watch", is_flag=True, help="Do not follow the registry until 'clipperfs watch' or a reload.")
 @state_dir_option
 @click.option("--wait", "wait_s", type=DURATION, default="60s", show_default=True, help="Time to get ready (exit 7).")
@@ -87,6 +95,7 @@ def start(
     max_connections: str | None,
     slow: str | None,
     event_queue: str | None,
+    trusted_keys_file: str | None,
     no_watch: bool,
     state_dir: str | None,
     wait_s: float,
@@ -110,6 +119,7 @@ def start(
         max_connections=max_connections,
         slow=slow,
         event_queue=event_queue,
+        trusted_keys=trusted_keys_file,
         watch=False if no_watch else None,
         state_dir=state_dir,
     )

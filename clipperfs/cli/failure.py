@@ -26,7 +26,7 @@ def report(error: Exception, call: Call) -> int:
     if call.debug and not isinstance(error, click.exceptions.Abort):
         click.echo(visible("".join(traceback.format_exception(error)), keep="\n"), err=True)
     if isinstance(error, ClipperfsError):
-        _print(call, error.as_document(), _text_of(error))
+        _print(call, error.as_document(), _text_of(error, call))
         return exit_table.exit_code(error)
     if isinstance(error, click.exceptions.Abort):
         return exit_table.INTERRUPTED
@@ -63,7 +63,7 @@ def _report_usage(error: click.ClickException, call: Call) -> int:
     return error.exit_code if isinstance(error, click.UsageError) else exit_table.FAILED
 
 
-def _text_of(error: ClipperfsError) -> str:
+def _text_of(error: ClipperfsError, call: Call) -> str:
     parts = [f"Error: {visible(error.message, keep=chr(10))}"]
     if isinstance(error, Conflict):
         parts += _both_records(error.fields)
@@ -71,9 +71,18 @@ def _text_of(error: ClipperfsError) -> str:
         verdicts = error.fields.get("verdicts") or getattr(error.fields.get("report"), "verdicts", None)
         if verdicts:
             parts.append(verdict_table(verdicts))
+    if "right" in error.fields and (place := _registry_url(call)):
+        parts.append(f"  registry: {visible(place)}")
     if error.hint:
         parts.append(f"  → {visible(error.hint)}")
     return "\n".join(parts)
+
+
+def _registry_url(call: Call) -> str | None:
+    try:
+        return call.settings().registry
+    except ClipperfsError:
+        return None
 
 
 def _both_records(fields: dict[str, Any]) -> list[str]:

@@ -50,7 +50,7 @@ def history(
 
     With --json: whole records in an array, with the verdicts that each one rests on. TIME is 2026-11-20 (its first
     moment, UTC), 2026-11-20T12:00:00Z, or an age such as 90m or 7d. Times are what the writers' clocks said; order is
-    that of the numbers.
+    that of the numbers. An actor is what the writer claimed, unless the record is signed by a key that is known here.
     """
     from clipperfs.audit import Filter, parse_moment
 
@@ -67,11 +67,15 @@ def history(
         until=parse_moment(until) if until is not None else None,
         version=version,
     )
-    records = islice(call.registry().records(model, where=where), limit)
+    registry = call.registry()
+    found = registry.attributed(model, islice(registry.records(model, where=where), limit))
     if call.json:
-        call.emit_array(records)
+        call.emit_array({**plain(each), "attribution": author} for each, author in found)
         return
-    rows = [(each.seq, each.time, _op_text(each), each.evidence.version, each.actor, each.reason) for each in records]
+    rows = [
+        (each.seq, each.time, _op_text(each), each.evidence.version, f"{each.actor} ({author})", each.reason)
+        for each, author in found
+    ]
     click.echo(table(("seq", "time", "op", "version", "actor", "reason"), rows))
 
 

@@ -18,6 +18,8 @@ activation         manual | on-publish
 adopt              marker | quiescent | manifest: when a plain copy counts as complete
 replicas           replica processes on each host; 0 keeps the model off
 cache              on | off: remember predictions
+require_signature  true | false: serve only versions that one of the publishers has signed
+publishers         whose signatures count: see 'clipperfs key trust'
 allow_code         true | false: load formats that execute code (pickle, wrapper.py)
 keep_previous_s    how long the previous version stays warm after a switch
 hooks              what every candidate must pass, such as '[smoke, {latency: {p99_ms: 20}}]'

@@ -66,17 +66,37 @@ def init(call: Call, url: str | None, probe: Effort | None, single_writer: bool)
 @click.argument("path", type=click.Path())
 @wrapper_option
 @activate_option
+@click.option("--sign-key", type=click.Path(), help="Sign it with the private key in this file.  [CLIPPERFS_SIGN_KEY]")
+@click.option("--no-record", is_flag=True, help="Bring the files only: needs the right to publish, not to activate.")
 @reason_option
 def publish(
-    call: Call, model: str, version: str, path: str, wrapper: str | None, activate: bool, reason: str | None
+    call: Call,
+    model: str,
+    version: str,
+    path: str,
+    wrapper: str | None,
+    activate: bool,
+    sign_key: str | None,
+    no_record: bool,
+    reason: str | None,
 ) -> None:
     """Copy the file or folder PATH into the registry as VERSION of MODEL.
 
     Publishing is not activating, unless --activate is given or the model's policy says on-publish. Publishing the same
     files again under the same version changes nothing; other files are a conflict (exit 4).
+
+    Who may publish but not activate uses --no-record: a daemon adopts the version, or somebody who may runs 'seal'.
     """
+    if no_record and activate:
+        raise click.UsageError("--activate writes a record; it makes no sense with --no-record.")
     _note_unknown(call, wrapper)
-    published = call.registry().publish(model, version, path, wrapper=wrapper, activate=activate, reason=reason)
+    registry = call.registry(sign_key=sign_key)
+    if no_record:
+        brought = registry.bring(model, version, path, wrapper=wrapper)
+        text = f"brought {model}/{version} (manifest {short(brought.manifest_digest)}); it is not recorded yet"
+        call.emit(brought, f"{text}\nto record it: clipperfs seal {model} {version}; or a daemon adopts it")
+        return
+    published = registry.publish(model, version, path, wrapper=wrapper, activate=activate, reason=reason)
     call.emit(published, lambda: _published_text("published", published))
 
 

@@ -132,13 +132,16 @@ def show(call: Call, reference: str) -> None:
     registry = call.registry()
     if version is None:
         view = registry.show(model)
-        call.emit(view, lambda: _model_text(view))
+        author = registry.attributions(model, [view.record])[view.record.seq] if view.record is not None else ""
+        call.emit({**plain(view), "attribution": author or None}, lambda: _model_text(view, author))
     else:
         one = registry.show_version(model, version)
-        call.emit({"model": model, **plain(one)}, lambda: _version_text(model, one))
+        signers = registry.signatures(model, version) if one.state == "complete" else []
+        document = {"model": model, **plain(one), "signatures": plain(signers)}
+        call.emit(document, lambda: _version_text(model, one, [signer.word for signer in signers]))
 
 
-def _model_text(view: ModelView) -> str:
+def _model_text(view: ModelView, author: str) -> str:
     facts: dict[str, Any] = {"model": view.model}
     if view.record is not None:
         state = view.record.state
@@ -149,7 +152,7 @@ def _model_text(view: ModelView) -> str:
         facts["pinned"] = ", ".join(pin.version for pin in state.pins) or "-"
         changed = state.policy.model_dump(mode="json", exclude_defaults=True)
         facts["policy"] = ", ".join(f"{key}={value}" for key, value in changed.items()) or "default"
-        facts["newest"] = record_line(view.record)
+        facts["newest"] = f"{record_line(view.record)} ({author})"
     else:
         facts["newest"] = "no record yet: nothing has been published or adopted"
     lines = [f"{name:9} {visible(value)}" for name, value in facts.items()]
@@ -163,7 +166,7 @@ def _model_text(view: ModelView) -> str:
     return "\n".join(lines)
 
 
-def _version_text(model: str, view: VersionView) -> str:
+def _version_text(model: str, view: VersionView, signers: list[str]) -> str:
     facts: dict[str, Any] = {
         "version": f"{model}/{view.version}",
         "state": view.state,
@@ -177,6 +180,7 @@ def _version_text(model: str, view: VersionView) -> str:
         facts["wrapper"] = settings.wrapper.kind if settings.wrapper else NOT_SAID
         facts["inputs"] = settings.input_type or NOT_SAID
         facts["hooks"] = ", ".join(hook.name for hook in settings.hooks or []) or "-"
+        facts["signed"] = f"by {', '.join(signers)}" if signers else "by nobody"
         if settings.description:
             facts["about"] = settings.description
     lines = [f"{name:9} {visible(value)}" for name, value in facts.items()]

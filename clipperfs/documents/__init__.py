@@ -27,6 +27,7 @@ from clipperfs.documents.record import (
     RolloutLimits,
     Verdict,
 )
+from clipperfs.documents.signature import RecordSignature, SignatureEnvelope, Statement
 from clipperfs.documents.status import (
     SINGLE_WRITER,
     ChangeHint,
@@ -60,6 +61,7 @@ __all__ = [
     "ProbeLatency",
     "ProbeReport",
     "Record",
+    "RecordSignature",
     "RegistryDocument",
     "ReplicaStatus",
     "ReportReference",
@@ -67,6 +69,8 @@ __all__ = [
     "Rollout",
     "RolloutLimits",
     "ServedModel",
+    "SignatureEnvelope",
+    "Statement",
     "Tombstone",
     "Verdict",
     "VersionSettings",

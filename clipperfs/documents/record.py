@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from clipperfs.documents.author import HookSettings, InputType, hook_in_short
 from clipperfs.documents.base import Document
 from clipperfs.documents.manifest import checked_digest
+from clipperfs.documents.signature import RecordSignature, SignedPolicy
 from clipperfs.limits import LIMITS
 from clipperfs.names import name_problem
 
@@ -76,7 +77,11 @@ class Retirement(Document):
     time: str
 
 
-class Policy(Document):
+REQUIRE_SIGNATURE = "require-signature"
+"""The feature of a record whose policy wants versions to be signed."""
+
+
+class Policy(SignedPolicy):
     """What a model's owners decided about it. See ``clipperfs policy --help``."""
 
     activation: Literal["manual", "on-publish"] = "manual"
@@ -161,6 +166,11 @@ class ModelState(Document):
             return None
         return rollout
 
+    @property
+    def features(self) -> list[str]:
+        """Return the features without which a reader would misunderstand this state (``registry_layout.md`` §10)."""
+        return [REQUIRE_SIGNATURE] if self.policy.require_signature else []
+
 
 class Link(Document):
     """The model that answers an application."""
@@ -187,6 +197,11 @@ class AppState(Document):
     links: list[Link] = Field(default=[], max_length=1)
     deleted: bool = False
 
+    @property
+    def features(self) -> list[str]:
+        """Return the features without which a reader would misunderstand this state: none so far."""
+        return []
+
 
 class Record(Document):
     """What records of every ledger share."""
@@ -205,11 +220,20 @@ class Record(Document):
     evidence: Evidence = Evidence()
     requires: list[str] = []
     """Features without which a reader would misunderstand this record."""
+    signature: RecordSignature | None = None
+    """Proves the actor; without it ``actor`` is a claim. Left out of records that are not signed."""
 
     @field_validator("prev")
     @classmethod
     def _is_digest(cls, value: str) -> str:
         return checked_digest(value)
+
+    @model_serializer(mode="wrap")
+    def _without_absent_signature(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = serialize(self)
+        if self.signature is None:
+            tree.pop("signature", None)
+        return tree
 
 
 class ModelRecord(Record):

@@ -19,6 +19,7 @@ from clipperfs.documents.base import Document
 from clipperfs.documents.manifest import Manifest, Tombstone
 from clipperfs.documents.probe import ProbeReport
 from clipperfs.documents.record import AppRecord, ModelRecord
+from clipperfs.documents.signature import SignatureEnvelope, Statement
 from clipperfs.documents.status import ChangeHint, CheckReport, RegistryDocument, ReplicaStatus
 from clipperfs.limits import LIMITS
 from clipperfs.names import MAX_NAME_CHARS
@@ -36,6 +37,8 @@ DOCUMENTS: dict[str, type[Document]] = {
     "hint.v1": ChangeHint,
     "replica.v1": ReplicaStatus,
     "probe.v1": ProbeReport,
+    "signature.v1": SignatureEnvelope,
+    "statement.v1": Statement,
 }
 """The model of each document, by the name of its schema file."""
 
@@ -62,6 +65,8 @@ _RULES: dict[str, dict[str, Any]] = {
     "active": _NAME,
     "manifest": _DIGEST,
     "sha256": _DIGEST,
+    "key_id": _DIGEST,
+    "keyid": _DIGEST,
     "prev": _DIGEST,
     "path": _PATH,
     "requirements": _PATH,
@@ -97,7 +102,7 @@ def _tighten(name: str, part: dict[str, Any]) -> None:
         for choice in (properties[key], *properties[key].get("anyOf", [])):
             if choice.get("type") == "string":
                 choice.update(rules)
-    for key in ("aliases", "retired", "models"):
+    for key in ("aliases", "retired", "models", "publishers"):
         if key in properties:
             properties[key]["propertyNames"] = dict(_NAME)
 

@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from clipperfs.errors import StorageDenied, StorageError, StorageFull, StorageUnavailable
 
@@ -73,6 +73,43 @@ class HdfsClient(Protocol):
         A reader may get more than ``length`` bytes if it asks for them. Raises FileNotFoundError (also for a folder),
         NotADirectoryError.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class AclAnswer:
+    """What the NameNode says of one file's or folder's access list."""
+
+    owner: str
+    group: str
+    mode: int
+    """Twelve bits. Where there are named entries the mask stands in the group's place."""
+    entries: tuple[AclLine, ...]
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AclLine:
+    """One entry of an access list, as ``hdfs dfs -setfacl`` takes it."""
+
+    is_default: bool
+    kind: Literal["user", "group", "mask", "other"]
+    name: str
+    """Empty for the owner, the owning group, the mask and others."""
+    bits: int
+
+
+@runtime_checkable
+class HdfsAclClient(Protocol):
+    """What a client offers besides where it can read and set access lists."""
+
+    def acl(self, path: str) -> AclAnswer | None:
+        """Return a file's or folder's access list, or ``None`` when it is absent."""
+
+    def set_acl(self, path: str, lines: Iterable[AclLine], mode: int) -> None:
+        """Replace a file's or folder's access list as a whole, and its mode bits."""
+
+    def user(self) -> str:
+        """Return as whom the NameNode sees this client, as far as the client knows."""
 
 
 class HdfsStream(io.RawIOBase):
@@ -170,6 +207,10 @@ def refusal(java_class: str, message: str, what: str) -> OSError | StorageError:
     if name.endswith("QuotaExceededException") or _QUOTA.search(text):
         return StorageFull(
             problem, hint="raise the quota or make room, then run the command again; nothing was lost", java_class=name
+        )
+    if name == "AclException":
+        return StorageError(
+            problem, hint="access lists are off: set dfs.namenode.acls.enabled=true on the NameNode", java_class=name
         )
     if name in _AWAY or "in safe mode" in text:
         return StorageUnavailable(problem, hint="wait until the NameNode takes changes again", java_class=name)

@@ -6,6 +6,8 @@ and Kerberos among them) come from Hadoop's own files in ``HADOOP_CONF_DIR``, th
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -14,11 +16,22 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from clipperfs.errors import InvalidSetting, StorageUnavailable
-from clipperfs.store.hdfs_client import CALL_S, DATA_S, HdfsStream, Status, refusal, within
+from clipperfs.store.hdfs_client import (
+    CALL_S,
+    DATA_S,
+    AclAnswer,
+    AclLine,
+    HdfsStream,
+    Status,
+    refusal,
+    within,
+)
 
 T = TypeVar("T")
 
 REACH_S = 5.0
+ACTIONS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")
+"""Permissions as Hadoop spells them, by their bits."""
 ATTEMPTS = "3"
 """Of the client itself at one NameNode; its own default goes on for minutes. A nameservice keeps Hadoop's setting."""
 _REFUSED = re.compile(r'RPCError\("(?P<java_class>[^"]*)", "(?P<message>.*)"\)', re.DOTALL)
@@ -76,6 +89,34 @@ class RpcClient:
         if start:
             reader.seek(start)
         return HdfsStream(lambda size: bytes(_guarded(DATA_S, what, lambda: reader.read(size))))
+
+    def acl(self, path: str) -> AclAnswer | None:
+        what = f"look at {path}"
+        try:
+            found = self._call(what, lambda client: client.get_file_info(path))
+        except FileNotFoundError:
+            return None
+        told = self._call(what, lambda client: client.get_acl_status(path))
+        lines = tuple(
+            AclLine(one.scope == "default", one.type, one.name or "", ACTIONS.index(one.permissions))
+            for one in told.entries
+        )
+        mode = (found.permission & 0o777) | (0o1000 if told.sticky else 0)
+        return AclAnswer(found.owner, found.group, mode, lines, found.isdir)
+
+    def set_acl(self, path: str, lines: Iterable[AclLine], mode: int) -> None:
+        from hdfs_native._internal import AclEntry
+
+        entries = [
+            AclEntry(line.kind, "default" if line.is_default else "access", ACTIONS[line.bits], line.name or None)  # type: ignore[arg-type]
+            for line in lines
+        ]
+        what = f"change the permissions of {path}"
+        self._call(what, lambda client: client.set_acl(path, entries))
+        self._call(what, lambda client: client.set_permission(path, mode))
+
+    def user(self) -> str:
+        return os.environ.get("HADOOP_USER_NAME") or getpass.getuser()
 
     def _call(self, what: str, call: Callable[[Any], T]) -> T:
         try:

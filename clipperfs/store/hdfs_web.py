@@ -14,8 +14,17 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from clipperfs.errors import InvalidSetting, StorageDenied, StorageError, StorageUnavailable
-from clipperfs.store.hdfs_client import CALL_S, DATA_S, HdfsStream, Status, refusal, within
-from clipperfs.store.hdfs_rpc import umask
+from clipperfs.store.hdfs_client import (
+    CALL_S,
+    DATA_S,
+    AclAnswer,
+    AclLine,
+    HdfsStream,
+    Status,
+    refusal,
+    within,
+)
+from clipperfs.store.hdfs_rpc import ACTIONS, umask
 
 T = TypeVar("T")
 
@@ -112,6 +121,28 @@ class WebClient:
 
         return HdfsStream(pull, answer.close)
 
+    def acl(self, path: str) -> AclAnswer | None:
+        what = f"look at {path}"
+        try:
+            found = self._call(what, lambda: self._client._get_file_status(path).json())["FileStatus"]
+        except FileNotFoundError:
+            return None
+        told = self._call(what, lambda: self._client._get_acl_status(path).json())["AclStatus"]
+        lines = tuple(map(_acl_line, told["entries"]))
+        mode = (int(found["permission"], 8) & 0o777) | (0o1000 if told["stickyBit"] else 0)
+        return AclAnswer(found["owner"], found["group"], mode, lines, found["type"] == "DIRECTORY")
+
+    def set_acl(self, path: str, lines: Iterable[AclLine], mode: int) -> None:
+        what = f"change the permissions of {path}"
+        spec = ",".join(
+            f"{'default:' if line.is_default else ''}{line.kind}:{line.name}:{ACTIONS[line.bits]}" for line in lines
+        )
+        self._call(what, lambda: self._client._set_acl(path, aclspec=spec).content)
+        self._call(what, lambda: self._client._set_permission(path, permission=f"{mode:o}").content)
+
+    def user(self) -> str:
+        return os.environ.get("HADOOP_USER_NAME") or getpass.getuser()
+
     def _send(self, location: str, pieces: Iterable[bytes]) -> None:
         from hdfs.client import _to_error
 
@@ -170,6 +201,11 @@ def _translated(what: str) -> Iterator[None]:
             f"cannot {what}: {type(error).__name__}: {error}",
             hint="check the address (the NameNode's web port, often 9870 or 50070) and that it is up",
         ) from error
+
+
+def _acl_line(text: str) -> AclLine:
+    *scope, kind, name, actions = text.split(":")
+    return AclLine(scope == ["default"], kind, name, ACTIONS.index(actions))  # type: ignore[arg-type]
 
 
 def _octal(mode: int) -> str:

@@ -144,8 +144,9 @@ class LocalStore:
             self._make_folder(path.parent)
             reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             with open(reading, "rb", buffering=0) as incoming:
+                # Not writable by a group, whatever an access list hands down: payload is never changed.
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-                writing = os.open(path, flags, 0o777 if executable else 0o666)
+                writing = os.open(path, flags, 0o755 if executable else 0o644)
                 with open(writing, "wb", buffering=0) as outgoing:
                     while chunk := incoming.read(CHUNK_BYTES):
                         state.update(chunk)
@@ -268,7 +269,7 @@ def _entry(name: str, found: os.stat_result) -> Entry:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         _write_all(descriptor, data)
         os.fsync(descriptor)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from clipperfs.errors import InvalidSetting, InvalidSource, StorageError, StorageUnavailable, StoredDataError
 from clipperfs.store.base import Capabilities, Entry, Piece, Progress, Unfinished
-from clipperfs.store.s3_error import CONTENDED, NOT_OFFERED, TAKEN, is_absent, status_of
+from clipperfs.store.s3_error import CONTENDED, NOT_OFFERED, TAKEN, code_of, is_absent, status_of
 from clipperfs.store.s3_parts import abort, list_unfinished
 from clipperfs.store.s3_request import CallLimits, Requests
 from clipperfs.store.s3_stream import ObjectStream, read_range
@@ -251,6 +251,20 @@ class S3Store:
 
     def local_path(self, key: str) -> Path | None:
         return None
+
+    def bucket_policy(self) -> str | None:
+        """Return the bucket's policy document, ``None`` when it has none. Raises StorageDenied, StorageError."""
+
+        async def get(client: Any) -> str | None:
+            try:
+                answer = await client.get_bucket_policy(Bucket=self.bucket)
+            except Exception as error:
+                if code_of(error) == "NoSuchBucketPolicy":
+                    return None
+                raise
+            return str(answer["Policy"])
+
+        return self.requests.call("read the policy of", self.bucket, get)
 
     def _pages(self, prefix: str, **query: Any) -> Iterator[dict[str, Any]]:
         """Yield the pages of a listing, each a request of its own."""

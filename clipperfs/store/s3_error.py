@@ -12,6 +12,7 @@ import aiohttp
 from botocore import exceptions as boto
 
 from clipperfs.errors import StorageDenied, StorageError, StorageFull, StorageUnavailable
+from clipperfs.store.oserror import name_right
 
 TAKEN = 412
 CONTENDED = 409
@@ -85,7 +86,7 @@ def s3_error(error: BaseException, action: str, key: str, bucket: str) -> Storag
         return StorageDenied(what, hint="this host's clock is wrong; set it", **fields)
     if status in (401, 403):
         hint = f"these credentials lack a right on bucket {bucket}; docs/storage_s3.md lists the rights that are needed"
-        return StorageDenied(what, hint=hint, **fields)
+        return name_right(StorageDenied(what, hint=hint, **fields), action, key)
     if code == "NoSuchBucket":
         return StorageUnavailable(
             what, hint=f"create bucket {bucket}, or check the address and AWS_ENDPOINT_URL", **fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import importlib
 import itertools
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from clipperfs import layout
 from clipperfs.digest import NO_DIGEST, digest_bytes
@@ -29,6 +31,8 @@ from clipperfs.documents import (
     Policy,
     ProbeReport,
     RegistryDocument,
+    SignatureEnvelope,
+    Statement,
     Tombstone,
     VersionSettings,
     canonical_bytes,
@@ -41,6 +45,8 @@ from clipperfs.documents.status import ChangeHint, ReplicaStatus
 from clipperfs.layout import path_problem
 from clipperfs.limits import LIMITS
 from clipperfs.names import name_problem
+from clipperfs.signing.key import PublicKey
+from clipperfs.signing.version import Claim, envelope_problem
 
 from .page import ROOT, TEXT, Block, blocks, section, sections
 
@@ -93,6 +99,17 @@ def test_examples_refer_to_each_other_by_their_true_digests() -> None:
     assert digest_bytes(manifest_bytes) == first.evidence.manifest == second.state.active.manifest == report.manifest
     assert second.evidence.report.sha256 == digest_bytes(report_bytes)
     assert second.evidence.verdicts == report.verdicts
+
+
+def test_signature_example_is_the_statements_by_the_key_that_the_text_names() -> None:
+    seed = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")  # RFC 8032 §7.1, TEST 1
+    raw = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    _, data = example("signature.v1")
+    statement, payload = example("statement.v1")
+    assert base64.b64decode(json.loads(data)["payload"]) == payload
+    claim = Claim(statement.registry_id, statement.model, statement.version, statement.manifest)
+    assert envelope_problem(data, PublicKey(raw), claim) is None
+    assert example("record.model.v1", 0)[0].evidence.manifest == statement.manifest
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -148,6 +165,8 @@ FIELD_TABLES: list[tuple[str, type[Document], int]] = [
     ("7.9", ChangeHint, 0),
     ("7.10", ReplicaStatus, 0),
     ("7.11", ProbeReport, 0),
+    ("7.12", SignatureEnvelope, 0),
+    ("7.13", Statement, 0),
 ]
 
 

@@ -62,6 +62,15 @@ class Ceph:
             process.wait()
         self._processes.clear()
 
+    def add_user(self, name: str) -> tuple[str, str]:
+        """Make an S3 user; return his access key and secret."""
+        keys = f"{name}-access-key", f"{name}-secret-key"
+        self._run(
+            "radosgw-admin", "user", "create", f"--uid={name}", f"--display-name={name}",
+            f"--access-key={keys[0]}", f"--secret={keys[1]}",
+        )  # fmt: skip
+        return keys
+
     def _start(self) -> None:
         fsid, monitor = str(uuid.uuid4()), free_port()
         self._configure(fsid, monitor)

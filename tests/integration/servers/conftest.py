@@ -96,8 +96,8 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Return a Ceph cluster with two S3 gateways."""
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """Return a Ceph cluster with two S3 gateways, as whoever runs it sees it."""
     place: Path = tmp_path_factory.mktemp("ceph")
     try:
         ceph = Ceph(place)
@@ -107,7 +107,7 @@ def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             raise
         pytest.skip(str(error))
     try:
-        yield _with_bucket("rgw", ceph.gateways)
+        yield ceph
     finally:
         ceph.stop()
 
@@ -126,6 +126,12 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield _with_bucket("swift", [running.address], SWIFT_ACCESS_KEY, SWIFT_SECRET_KEY)
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def rgw(ceph: Ceph) -> S3Server:
+    """Return the S3 side of a Ceph cluster with two gateways."""
+    return _with_bucket("rgw", ceph.gateways)
 
 
 @pytest.fixture(params=["moto", "rgw"])

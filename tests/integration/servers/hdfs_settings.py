@@ -46,6 +46,7 @@ def write_settings(place: Path, *, with_web: bool) -> tuple[int, int]:
             "dfs.datanode.ipc.address": "127.0.0.1:0",
             "dfs.datanode.hostname": "localhost",
             "dfs.replication": "1",
+            "dfs.namenode.acls.enabled": "true",
             "dfs.webhdfs.enabled": "true" if with_web else "false",
         },
     )

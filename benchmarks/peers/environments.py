@@ -62,10 +62,10 @@ class Environment:
             raise NotRun(f"its environment needs {self.needs_gb:.0f} GB of disk, {free_gb:.0f} GB are free")
         print(f"installing {self.name} …", file=sys.stderr, flush=True)
         venv.create(self.folder, clear=True, with_pip=True, symlinks=True)
-        pip = [self.bin / "python", "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
+        pip: list[str | Path] = ["nice", "-n", "10", self.bin / "python", "-m", "pip", "--disable-pip-version-check"]
         try:
             result = subprocess.run(
-                ["nice", "-n", "10", *pip, "--requirement", self.pins],
+                [*pip, "--no-input", "install", "--quiet", "--requirement", self.pins],
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -14,7 +14,7 @@ class LitServe(ServedPeer):
     """HTTP with a JSON object of its own."""
 
     name = "litserve"
-    settings = "1 worker, 1 API server (its defaults), fast_queue (ZeroMQ), batches to 64 within 1 ms"
+    settings = "a worker and an API server a core, fast_queue (ZeroMQ), batches to 64 within 1 ms, access log off"
     package = "litserve"
     path = "/predict"
     served = ("litserve_server.py",)

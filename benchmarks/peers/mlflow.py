@@ -14,7 +14,7 @@ class MLflow(ServedPeer):
     """HTTP with MLflow's JSON for arrays."""
 
     name = "mlflow"
-    settings = "scoring server, 1 worker (its default), uvicorn with uvloop and httptools; it has no batching"
+    settings = "scoring server, a worker a core, uvicorn with uvloop and httptools; it has no batching"
     package = "mlflow"
     path = "/invocations"
     served = ("mlflow_model.py",)

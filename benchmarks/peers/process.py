@@ -112,6 +112,7 @@ class ServedPeer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # an interrupt at the terminal reaches the benchmark alone, which then stops it
             )
         try:
             self._wait_for_answer(model)

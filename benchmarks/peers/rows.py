@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from benchmarks.load import Measurement
@@ -40,12 +40,12 @@ def add_leads(rows: Sequence[dict[str, Any]]) -> None:
         row["ours_is_times"] = None if own is None else own / row["ratio_to_echo"]["median"]
 
 
-def render(rows: Sequence[Mapping[str, Any]], not_run: Mapping[str, str], *, order: Sequence[str]) -> str:
+def render(rows: Sequence[Mapping[str, Any]], not_run: Collection[str], *, order: Sequence[str]) -> str:
     """Return the table as Markdown: cells grouped by model and connections, servers in ``order``, absent ones last."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     ordered = sorted(rows, key=lambda row: (models.index(row["model"]), row["connections"], order.index(row["server"])))
     cells = [_cells(row) for row in ordered]
-    cells += [["–", name, f"not run: {reason}", *"–" * (len(COLUMNS) - 3)] for name, reason in not_run.items()]
+    cells += [["–", name, "not run", *"–" * (len(COLUMNS) - 3)] for name in not_run]
     return render_table(COLUMNS, cells)
 
 

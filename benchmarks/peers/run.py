@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -56,7 +57,8 @@ class Plan:
     rounds: int = 5
     seconds: float = 3.0
     echo_s: float = 1.0
-    warm_up_s: float = 3.0
+    warm_up_s: float = 1.0
+    """At each number of connections, before the first round. wrk is lost when it is ended within 0.3 s."""
 
 
 QUICK = Plan(connections=(1, 32), rounds=1, seconds=0.5, echo_s=0.3, warm_up_s=0.5)
@@ -80,7 +82,7 @@ def measure_peer(peer: Peer, model: str, plan: Plan, echo: Target, folder: Path)
         target = Target(peer.name, peer.url, peer.root_pid, lambda reply: None)
         check_answers(peer, model, folder)
         for connections in plan.connections:
-            measure(target, body, connections=connections, duration_s=plan.warm_up_s / len(plan.connections))
+            measure(target, body, connections=connections, duration_s=plan.warm_up_s)
         for _ in range(plan.rounds):
             for connections in plan.connections:
                 check_answers(peer, model, folder)  # and what an overloaded server still had in hand is done
@@ -101,14 +103,16 @@ def run(peers: Sequence[Peer], plan: Plan, folder: Path) -> dict[str, Any]:
     not_run: dict[str, str] = {}
     with run_echo() as echo:
         for peer in peers:
+            doing = "installing"
             try:
                 peer.install()
                 for model in plan.models:
+                    doing = model
                     _say(f"{peer.name}, {model} …")
                     rows += measure_peer(peer, model, plan, echo, folder / f"{peer.name}-{model}")
-            except NotRun as error:
-                not_run[peer.name] = str(error)
-                _say(f"{peer.name}: {error}")
+            except (NotRun, OSError, subprocess.SubprocessError) as error:
+                not_run[peer.name] = f"{doing}: {error}"
+                _say(f"{peer.name}, {not_run[peer.name]}")
     add_leads(rows)
     versions = {peer.name: peer.version() for peer in peers}
     settings = {peer.name: peer.settings for peer in peers}
@@ -123,13 +127,14 @@ def render_result(result: dict[str, Any]) -> str:
         f"`: echo` is the ratio to the echo measured directly before, `{OURS} ×` how many times that ratio ours is"
     )
     table = render(result["rows"], result["not_run"], order=names)
-    settings = "\n".join(f"- {name}: {result['versions'][name]}; {result['settings'][name]}" for name in names)
-    return f"{head}\n\n{table}\n\n{settings}"
+    notes = [f"- {name}: {result['versions'][name]}; {result['settings'][name]}" for name in names]
+    notes += [f"- {name} did not run: {reason}" for name, reason in result["not_run"].items()]
+    return f"{head}\n\n{table}\n\n" + "\n".join(notes)
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     """Return the options and the plan that they make; exits with a message when one is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.partition("\n")[0])
     names = _names_of(PEERS)
     parser.add_argument("--peers", type=names, default=list(PEERS), metavar="A,B", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--models", type=_names_of(FEATURES), metavar="A,B", help=f"of {', '.join(FEATURES)}")

@@ -9,7 +9,7 @@ import bentoml
 
 
 @bentoml.service(
-    workers=int(os.environ.get("BENCH_WORKERS", "1")),
+    workers="cpu_count",
     traffic={"timeout": 60},
     logging={"access": {"enabled": False}},
 )

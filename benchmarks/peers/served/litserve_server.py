@@ -1,4 +1,4 @@
-"""Runs LitServe: one worker, batches of what came within a millisecond."""
+"""Runs LitServe: a worker and an API server a core, batches of what came within a millisecond."""
 # mypy: ignore-errors
 # (its packages are those of LitServe's environment)
 
@@ -6,6 +6,8 @@ import os
 
 import answers
 import litserve
+
+CORES = os.cpu_count() or 1
 
 
 class Api(litserve.LitAPI):
@@ -40,13 +42,13 @@ if __name__ == "__main__":
     server = litserve.LitServer(
         Api(max_batch_size=64, batch_timeout=0.001),
         accelerator="cpu",
-        workers_per_device=int(os.environ.get("BENCH_WORKERS", "1")),
+        workers_per_device=CORES,
         fast_queue=True,
     )
     server.run(
         host="127.0.0.1",
         port=int(os.environ["BENCH_PORT"]),
-        num_api_servers=int(os.environ.get("BENCH_WORKERS", "1")),
+        num_api_servers=CORES,
         log_level="warning",
         access_log=False,
         generate_client_file=False,

@@ -34,4 +34,4 @@ if __name__ == "__main__":
     program = str(Path(sys.executable).with_name("mlflow"))
     command = [program, "models", "serve", "--model-uri", str(folder / "model"), "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", os.environ["BENCH_PORT"]]
-    os.execv(program, [*command, "--workers", os.environ.get("BENCH_WORKERS", "1")])
+    os.execv(program, [*command, "--workers", str(os.cpu_count() or 1)])

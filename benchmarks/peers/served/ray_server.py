@@ -36,7 +36,7 @@ if __name__ == "__main__":
         include_dashboard=False,
         object_store_memory=200 * 2**20,
         _node_ip_address="127.0.0.1",
-        _temp_dir=f"{folder}/ray",
+        _temp_dir=os.environ["BENCH_SESSIONS"],
     )
     serve.start(
         http_options={"host": "127.0.0.1", "port": int(os.environ["BENCH_PORT"])},

@@ -14,7 +14,7 @@ class BentoML(ServedPeer):
     """HTTP with a JSON object of its own."""
 
     name = "bentoml"
-    settings = "workers 1, adaptive batching to 64, access log and tracing off"
+    settings = "a worker a core, adaptive batching to 64, access log off, uvicorn with uvloop and httptools"
     package = "bentoml"
     path = "/predict"
     served = ("bentoml_service.py",)

@@ -20,7 +20,7 @@ class Served:
         """Load the model that the environment names."""
         self.model = answers.load(os.environ["BENCH_MODEL"], os.environ["BENCH_FOLDER"])
 
-    @bentoml.api(batchable=True, batch_dim=0, max_batch_size=64, max_latency_ms=1000)
+    @bentoml.api(batchable=True, batch_dim=0, max_batch_size=64)
     def predict(self, inputs: list[list[float]]) -> list[int]:
         """Answer a batch."""
         return self.model(inputs)

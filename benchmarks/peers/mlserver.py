@@ -15,7 +15,7 @@ class MLServer(ServedPeer):
     """HTTP, the v2 inference protocol with JSON."""
 
     name = "mlserver"
-    settings = "1 parallel worker (its default), adaptive batching to 64 within 1 ms, debug off, uvicorn with httptools, v2 JSON"
+    settings = "1 parallel worker (its default), adaptive batching to 64 within 1 ms, debug off, httptools, v2 JSON"
     package = "mlserver"
     path = "/v2/models/{model}/infer"
     served = ("mlserver_model.py",)

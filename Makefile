@@ -24,7 +24,7 @@ INSTALLED := $(VENV)/.installed-$(FINGERPRINT)
 # not the import hook of an editable install.
 TREE := $(VENV)/tree
 
-.PHONY: help demo test test-integration check lint bench clean tree format
+.PHONY: help demo test test-integration check lint bench bench-peers clean tree format
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ format: $(INSTALLED)  ## Put the code into the house format.
 
 bench: $(INSTALLED)  ## Measure predict, switch, publish and poll beside their references (BENCH_ARGS=--quick).
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+bench-peers: $(INSTALLED)  ## Measure clipperfs beside other model servers, each installed apart in the user's cache (BENCH_ARGS=--quick).
+	$(BIN)/python -m benchmarks.peers $(BENCH_ARGS)
 
 clean:  ## Remove the environment and everything that was generated.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .demo

@@ -58,7 +58,7 @@ def run_echo() -> Iterator[Target]:
 @contextlib.contextmanager
 def run_nginx(folder: Path) -> Iterator[Target]:
     """Run nginx with one worker and a constant reply, its files in ``folder``."""
-    program, port = require_tool("nginx"), _free_port()
+    program, port = require_tool("nginx"), free_port()
     folder.mkdir(parents=True)
     places = "\n".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -114,7 +114,8 @@ def _wait_until_answering(target: Target, process: subprocess.Popen[bytes], wait
             time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of loopback that nobody listens on now, for servers that cannot ask the system themselves."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -1,0 +1,7 @@
+"""``python -m benchmarks.peers``: what ``make bench-peers`` runs."""
+
+import sys
+
+from benchmarks.peers.run import main
+
+sys.exit(main())

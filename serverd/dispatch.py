@@ -537,7 +537,7 @@ class Dispatcher:
         waiting = version.queue.take_all()
         left = self._hand_over(version, waiting, monotonic())
         for query in left:
-            version.queue.put(query, query.owner.slo_s)
+            version.queue.put(query, query.owner.app)
         self._release(version, len(waiting) - len(left))
 
     def _follow(self, version: ServedVersion, route: VersionRoute, unavailable: str | None) -> None:

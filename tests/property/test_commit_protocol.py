@@ -272,7 +272,7 @@ class DecidesOnce(Ledger[ModelRecord]):
 class TrustsTheCopy(Ledger[ModelRecord]):
     """Takes ``active.json`` for the head."""
 
-    def head(self) -> Head[ModelRecord] | None:
+    def head(self, *, linked: bool = True) -> Head[ModelRecord] | None:
         return self.read(seq) if (seq := self._hinted_seq()) else None
 
 

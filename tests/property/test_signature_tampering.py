@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -145,7 +146,8 @@ def test_signature_that_stands_in_a_record_twice_is_found(where: int) -> None:
 
 @pytest.mark.parametrize("name", ["registry_id", "model", "version", "manifest"])
 def test_signature_counts_for_nothing_but_what_it_is_about(name: str) -> None:
-    other = replace(CLAIM, **{name: "b" * 64})
+    changes: dict[str, Any] = {name: "b" * 64}
+    other = replace(CLAIM, **changes)
     assert f"about another {name}" in (envelope_problem(envelope(), signer().public, other) or "")
 
 

@@ -114,7 +114,8 @@ def test_nothing_is_lost_and_what_fits_into_a_batch_comes_by_deadline(items: lis
     passed: list[Any] = []
     while queue.rows:
         fits = queue.rows <= limit
-        batch, doomed = queue.take(limit, 0.0)
+        found, doomed = queue.take(limit, 0.0)
+        batch: list[Any] = list(found)
         assert len(batch) <= limit
         if fits:
             assert [query.deadline for query in batch] == sorted(query.deadline for query in batch)
@@ -132,10 +133,10 @@ def test_nothing_is_lost_and_what_fits_into_a_batch_comes_by_deadline(items: lis
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 60), min_size=2), st.integers(4, 32))
 def test_under_pressure_every_application_gets_its_part(waiting: dict[str, int], limit: int) -> None:
     queue = queue_of(*(FakeQuery(0, 1 + ord(app), app=app) for app, count in waiting.items() for _ in range(count)))
-    batch, _ = queue.take(limit, 0.0)
+    batch: list[Any] = list(queue.take(limit, 0.0)[0])
     assert len(batch) == min(limit, sum(waiting.values()))
     for app, count in waiting.items():
-        got = sum(1 for query in batch if query.app == app)  # type: ignore[attr-defined]
+        got = sum(1 for query in batch if query.app == app)
         assert got >= min(count, limit // len(waiting))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -100,7 +101,7 @@ def test_permissions_refuses_what_makes_no_sense(shell: Shell) -> None:
 
 
 def test_policy_for_a_bucket_is_printed_without_a_connection(shell: Shell) -> None:
-    place = {"CLIPPERFS_REGISTRY": "s3://bucket/team"}
+    place: dict[str, Any] = {"CLIPPERFS_REGISTRY": "s3://bucket/team"}
     for dialect, prohibitions in (("aws", 2), ("ceph", 1)):
         told = shell.run("permissions", "m", "--print-policy", dialect, "--right", "publish", **place).stdout
         document = json.loads(told)

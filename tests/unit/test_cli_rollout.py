@@ -9,7 +9,7 @@ import pytest
 
 from clipperfs.cli import rollout as module
 from clipperfs.cli.status import status_text
-from clipperfs.cli.wait import judge
+from clipperfs.cluster import judge
 from clipperfs.documents import LoadedVersion, ReplicaStatus, ServedModel, Verdict
 from clipperfs.errors import DaemonNotRunning
 from tests.unit.test_cli_commands import Shell, accept_all

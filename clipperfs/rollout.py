@@ -81,7 +81,7 @@ def roll_out(
     terms = {
         "kind": kind or "canary",
         "percent": 100.0 if percent is None else percent,
-        "limits": _merged(RolloutLimits(), limits),
+        "limits": _merged(state.policy.rollout_limits or RolloutLimits(), limits),
     }
     salt = secrets.token_hex(16)
 

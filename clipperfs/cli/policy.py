@@ -23,6 +23,7 @@ publishers         whose signatures count: see 'clipperfs key trust'
 allow_code         true | false: load formats that execute code (pickle, wrapper.py)
 keep_previous_s    how long the previous version stays warm after a switch
 hooks              what every candidate must pass, such as '[smoke, {latency: {p99_ms: 20}}]'
+rollout_limits     what a rollout's candidate may not exceed, such as '{max_error_rate: 0.01}'
 hook_timeout_s, load_timeout_s, predict_timeout_s, quiet_s, grace_s"""
 
 

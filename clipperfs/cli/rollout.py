@@ -39,17 +39,26 @@ RATE = click.FloatRange(0, 1)
 @click.option("--shadow", is_flag=True, help="Send it copies of queries and only compare what it says.")
 @click.option("--promote", is_flag=True, help="Run the hooks again and make the candidate the active version.")
 @click.option("--abort", is_flag=True, help="End the rollout: the active version answers everything.")
-@click.option("--max-error-rate", type=RATE, metavar="R", help="End it when it fails more of its queries.  [0.05]")
-@click.option("--max-default-rate", type=RATE, metavar="R", help="… when it is too late for more of them.  [0.05]")
+@click.option(
+    "--max-error-rate", type=RATE, metavar="R", help="End it when it fails more of its queries.  [policy, or 0.05]"
+)
+@click.option(
+    "--max-default-rate", type=RATE, metavar="R", help="… when it is too late for more of them.  [policy, or 0.05]"
+)
 @click.option(
     "--max-latency-ratio",
     type=click.FloatRange(0, 1000, min_open=True),
     metavar="X",
-    help="… when its mean predict time is X times that of the active version.  [2]",
+    help="… when its mean predict time is X times that of the active version.  [policy, or 2]",
 )
-@click.option("--max-differ-rate", type=RATE, metavar="R", help="… when more of a shadow's outputs differ.  [any]")
 @click.option(
-    "--min-queries", type=click.IntRange(1, 1_000_000), metavar="N", help="… but not on fewer queries than N.  [100]"
+    "--max-differ-rate", type=RATE, metavar="R", help="… when more of a shadow's outputs differ.  [policy, or any]"
+)
+@click.option(
+    "--min-queries",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    help="… but not on fewer queries than N.  [policy, or 100]",
 )
 @expect_seq_option
 @reason_option

@@ -81,6 +81,21 @@ REQUIRE_SIGNATURE = "require-signature"
 """The feature of a record whose policy wants versions to be signed."""
 
 
+class RolloutLimits(Document):
+    """What a rollout's candidate may not exceed; a daemon that sees it exceed one ends the rollout."""
+
+    max_error_rate: float = Field(default=0.05, ge=0, le=1)
+    """The share of its queries that it failed: it raised, died, or had no live replica."""
+    max_default_rate: float = Field(default=0.05, ge=0, le=1)
+    """The share of its queries that it did not answer in time, or could not take in."""
+    max_latency_ratio: float = Field(default=2.0, gt=0, le=1000)
+    """Its mean predict time as a multiple of the active version's."""
+    max_differ_rate: float | None = Field(default=None, ge=0, le=1)
+    """For a shadow: the share of its outputs that differ from the active version's; ``None``: any."""
+    min_queries: int = Field(default=100, ge=1, le=1_000_000)
+    """Fewer queries of the candidate are not judged."""
+
+
 class Policy(SignedPolicy):
     """What a model's owners decided about it. See ``clipperfs policy --help``."""
 
@@ -103,26 +118,21 @@ class Policy(SignedPolicy):
     """How long a copy's listing must be unchanged before it is adopted without a manifest."""
     grace_s: float = Field(default=86_400.0, ge=0)
     """How long after a delete the payload stays restorable."""
+    rollout_limits: RolloutLimits | None = None
+    """What a rollout's candidate may not exceed unless its start says otherwise; ``None``: the defaults."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_limits(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Records from before there were such limits are spelled as they were.
+        tree: dict[str, Any] = serialize(self)
+        if self.rollout_limits is None:
+            tree.pop("rollout_limits", None)
+        return tree
 
     @field_validator("hooks", mode="before", json_schema_input_type=list[HookSettings | str | dict[str, Any]])
     @classmethod
     def _hooks_in_short(cls, value: Any) -> Any:
         return [hook_in_short(item) for item in value] if isinstance(value, list) else value
-
-
-class RolloutLimits(Document):
-    """What a rollout's candidate may not exceed; a daemon that sees it exceed one ends the rollout."""
-
-    max_error_rate: float = Field(default=0.05, ge=0, le=1)
-    """The share of its queries that it failed: it raised, died, or had no live replica."""
-    max_default_rate: float = Field(default=0.05, ge=0, le=1)
-    """The share of its queries that it did not answer in time, or could not take in."""
-    max_latency_ratio: float = Field(default=2.0, gt=0, le=1000)
-    """Its mean predict time as a multiple of the active version's."""
-    max_differ_rate: float | None = Field(default=None, ge=0, le=1)
-    """For a shadow: the share of its outputs that differ from the active version's; ``None``: any."""
-    min_queries: int = Field(default=100, ge=1, le=1_000_000)
-    """Fewer queries of the candidate are not judged."""
 
 
 class Rollout(Document):

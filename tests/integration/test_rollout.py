@@ -10,7 +10,7 @@ import pytest
 from clipperfs import Registry
 from clipperfs.checking import runner
 from clipperfs.checking.request import CheckRequest
-from clipperfs.documents import ModelState, Rollout, Verdict
+from clipperfs.documents import ModelState, Rollout, Verdict, canonical_bytes
 from clipperfs.errors import ActivationRefused, Conflict, InvalidSetting, NotFound
 from clipperfs.ledger import Draft
 from tests.integration.conftest import write_version
@@ -295,3 +295,15 @@ def test_unknown_fields_of_a_rollout_survive_a_change(staged: Registry) -> None:
     staged.rollout("m", "2", percent=10, limits={"min_queries": 7})
     tree = running(staged).model_dump()
     assert tree["schedule"] == [1, 5, 25] and tree["limits"]["max_drift"] == 0.5 and tree["limits"]["min_queries"] == 7
+
+
+def test_policy_says_what_a_rollout_may_not_exceed_until_its_start_says_otherwise(staged: Registry) -> None:
+    staged.policy("m", {"rollout_limits": {"max_error_rate": 0.01, "min_queries": 5}})
+    begun = staged.rollout("m", "2", percent=5, limits={"min_queries": 7}).record
+    assert begun is not None and begun.state.rollout is not None
+    assert (begun.state.rollout.limits.max_error_rate, begun.state.rollout.limits.min_queries) == (0.01, 7)
+    staged.abort("m")
+    back = staged.policy("m", {"rollout_limits": None}).record
+    assert back is not None and b"rollout_limits" not in canonical_bytes(back)
+    with pytest.raises(InvalidSetting, match="max_error_rate"):
+        staged.policy("m", {"rollout_limits": {"max_error_rate": 5}})

@@ -304,6 +304,6 @@ def test_policy_says_what_a_rollout_may_not_exceed_until_its_start_says_otherwis
     assert (begun.state.rollout.limits.max_error_rate, begun.state.rollout.limits.min_queries) == (0.01, 7)
     staged.abort("m")
     back = staged.policy("m", {"rollout_limits": None}).record
-    assert back is not None and b"rollout_limits" not in canonical_bytes(back)
+    assert back is not None and b"rollout_limits" not in canonical_bytes(back.state.policy)
     with pytest.raises(InvalidSetting, match="max_error_rate"):
         staged.policy("m", {"rollout_limits": {"max_error_rate": 5}})

@@ -25,8 +25,8 @@ from clipperfs.initialise import Effort
 from clipperfs.layout import MANIFEST_FILE, REGISTRY, payload
 from clipperfs.layout import version as version_folder
 from clipperfs.names import ModelName, VersionName
-from clipperfs.publish import write_manifest
 from clipperfs.registry import Registry
+from clipperfs.source import write_manifest
 from clipperfs.store import canonical_url, open_store
 
 MODEL = "digits"

@@ -87,7 +87,7 @@ def needed_effort(store: Store) -> Effort:
         return "skip"
     path = store.local_path(layout.REGISTRY)
     mount = find_mount(path.parent) if path is not None else None
-    return "skip" if mount is not None and mount.is_known_local else "quick"
+    return "skip" if mount is not None and mount.is_known_local else "full"
 
 
 def unsafe(store: Store, report: ProbeReport) -> UnsafeStorage:

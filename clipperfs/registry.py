@@ -45,6 +45,7 @@ from clipperfs.reporter import Reporter
 from clipperfs.rights import Right
 from clipperfs.signing import vouch as _vouch
 from clipperfs.signing.vouch import SignatureView, Signed
+from clipperfs.source import named_wrapper, scan_source
 from clipperfs.store import Store, open_store
 from clipperfs.verify import VerifyReport, verify
 from clipperfs.view import ModelSummary, ModelView, VersionView
@@ -167,7 +168,7 @@ class Registry:
         """
         names = model_name(model), version_name(version)
         _ = self._workspace.signer  # a key that cannot be used is found before anything is written
-        source = _publish.scan_source(path, wrapper)
+        source = scan_source(path, wrapper)
         self._require_wrapper(names[0], source.settings)
         committed = _publish.publish(self._workspace, *names, source, reason)
         return self._published(*names, committed, activate, reason)
@@ -178,7 +179,7 @@ class Registry:
         """Publish a local folder or file without a record: that needs no right on the log. See ``publish.bring``."""
         names = model_name(model), version_name(version)
         _ = self._workspace.signer
-        return _publish.bring(self._workspace, *names, _publish.scan_source(path, wrapper))
+        return _publish.bring(self._workspace, *names, scan_source(path, wrapper))
 
     def seal(
         self,
@@ -191,7 +192,7 @@ class Registry:
     ) -> Published:
         """Adopt a plain copy: write its manifest if it came without one, and record it. See ``publish.adopt``."""
         names = model_name(model), version_name(version)
-        settings = VersionSettings(wrapper=_publish.named_wrapper(wrapper)) if wrapper is not None else None
+        settings = VersionSettings(wrapper=named_wrapper(wrapper)) if wrapper is not None else None
         committed = _publish.adopt(self._workspace, *names, settings, reason)
         return self._published(*names, committed, activate, reason)
 

@@ -34,7 +34,7 @@ EXITS: dict[str, int] = {
 @click.option(
     "--probe",
     type=click.Choice(["full", "quick", "skip"]),
-    help="How hard to race for names. Default: quick where it was never tried, and skip on local disks.",
+    help="How hard to race for names. Default: full where it was never tried, and skip on local disks.",
 )
 @state_dir_option
 @click.pass_context

@@ -33,7 +33,7 @@ activate_option = click.option("--activate", is_flag=True, help="Run the hooks a
 @click.option(
     "--probe",
     type=click.Choice(["full", "quick", "skip"]),
-    help="How hard to try whether several writers are safe there. Default: quick, and skip on local disks.",
+    help="How hard to try whether several writers are safe there. Default: full, and skip on local disks.",
 )
 @click.option("--single-writer", is_flag=True, help="Declare that at most one writer at a time will ever be at work.")
 def init(call: Call, url: str | None, probe: Effort | None, single_writer: bool) -> None:
@@ -114,7 +114,7 @@ def manifest(call: Call, path: str, wrapper: str | None) -> None:
     order the files arrive, the version is not served before it is complete.
     """
     _note_unknown(call, wrapper)
-    from clipperfs.publish import write_manifest
+    from clipperfs.source import write_manifest
     from clipperfs.workspace import default_actor
 
     place, written = write_manifest(path, wrapper=wrapper, actor=call.settings().actor or default_actor())

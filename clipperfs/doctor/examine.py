@@ -36,7 +36,7 @@ def examine(workspace: Workspace, effort: Effort | None, *, state_dir: Path) -> 
 
     Args:
         effort: how hard to race for names; ``None``: not at all where this kernel alone keeps the files, or where the
-            registry keeps a report; else quick.
+            registry keeps a report; else in full.
         state_dir: where this host's daemon of the registry keeps its state.
 
     Guarantees: what is wrong is a finding, not an error. Without a registry nothing is written unless ``effort`` asks

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipperfs.publish import write_manifest
+from clipperfs.source import write_manifest
 from tests.e2e.daemon_rig import Rig, wait_for
 from tests.integration.uploads import LocalTarget, Mode, plan
 from tests.scale import scaled

@@ -18,7 +18,7 @@ from clipperfs import Registry
 from clipperfs.documents import ModelRecord
 from clipperfs.errors import IncompleteVersion
 from clipperfs.initialise import initialise
-from clipperfs.publish import write_manifest
+from clipperfs.source import write_manifest
 from clipperfs.store.memory import MemoryStore
 from clipperfs.testing.fault_store import FaultStore
 

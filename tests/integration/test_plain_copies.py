@@ -11,7 +11,7 @@ import pytest
 
 from clipperfs import Registry
 from clipperfs.errors import Conflict, DamagedVersion, IncompleteVersion, InvalidDocument, NotFound
-from clipperfs.publish import write_manifest
+from clipperfs.source import write_manifest
 from tests.integration.conftest import write_version
 
 

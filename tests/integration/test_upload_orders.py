@@ -17,7 +17,7 @@ from clipperfs.adopt import Assessment
 from clipperfs.checking import runner
 from clipperfs.checking.request import CheckRequest
 from clipperfs.documents import ModelRecord, Policy, RegistryDocument, Verdict, canonical_bytes
-from clipperfs.publish import write_manifest
+from clipperfs.source import write_manifest
 from clipperfs.store import Store
 from clipperfs.store.local import LocalStore
 from clipperfs.store.memory import MemoryStore

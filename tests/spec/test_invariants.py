@@ -31,7 +31,7 @@ from clipperfs.errors import (
     UnknownFeature,
 )
 from clipperfs.names import model_name
-from clipperfs.publish import write_manifest
+from clipperfs.source import write_manifest
 from clipperfs.store.local import LocalStore
 from clipperfs.testing.fault_store import FaultStore
 

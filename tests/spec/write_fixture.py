@@ -24,7 +24,7 @@ from clipperfs.documents import (
     canonical_bytes,
 )
 from clipperfs.errors import ActivationRefused
-from clipperfs.publish import write_manifest
+from clipperfs.source import write_manifest
 
 FAR = 4102444800.0
 """The first second of 2100: later than every grace and every time in the fixture."""

@@ -11,7 +11,7 @@ from clipperfs import Registry, demo
 from clipperfs.cli.root import clipperfs
 from clipperfs.errors import InvalidSetting, StorageUnavailable
 from clipperfs.names import ModelName, VersionName
-from clipperfs.publish import write_manifest
+from clipperfs.source import write_manifest
 from clipperfs.store import canonical_url, open_store
 
 

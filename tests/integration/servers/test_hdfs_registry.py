@@ -15,7 +15,7 @@ from clipperfs import Registry
 from clipperfs.client import Client
 from clipperfs.daemon import Daemon
 from clipperfs.errors import Conflict, IncompleteVersion
-from clipperfs.publish import write_manifest
+from clipperfs.source import write_manifest
 from tests.e2e.daemon_rig import wait_for
 from tests.integration.conftest import write_version
 from tests.integration.servers.hdfs import Hdfs, running_hdfs
@@ -47,7 +47,8 @@ def registry(request: pytest.FixtureRequest, hdfs: Hdfs, tmp_path: Path) -> Regi
     address = hdfs.url if request.param == "rpc" else hdfs.web_url
     if address is None:
         pytest.skip(hdfs.no_web)
-    return Registry.init(f"{address}/r/{secrets.token_hex(6)}", cache_dir=tmp_path / "cache", actor="ci@test")
+    place = f"{address}/r/{secrets.token_hex(6)}"
+    return Registry.init(place, cache_dir=tmp_path / "cache", actor="ci@test", probe="quick")
 
 
 def served(place: Path, output: str) -> Path:

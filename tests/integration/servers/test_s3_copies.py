@@ -16,7 +16,7 @@ from clipperfs.serverd.events import Events
 from clipperfs import Registry, adopt
 from clipperfs.documents import ModelRecord
 from clipperfs.errors import IncompleteVersion
-from clipperfs.publish import write_manifest
+from clipperfs.source import write_manifest
 from tests.integration.servers.conftest import S3Server
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]

@@ -29,7 +29,7 @@ from clipperfs.digest import Digest, digest_bytes, is_digest
 from clipperfs.documents import FileEntry, Manifest, parse_document
 from clipperfs.errors import InvalidDocument
 from clipperfs.limits import LIMITS
-from clipperfs.store.oserror import told_plainly
+from clipperfs.store.oserror import storage_error, told_plainly
 
 STALE_TEMPORARY_S = 86_400.0
 """What interrupted work left behind is kept for so long, in case it is taken up again."""
@@ -310,8 +310,12 @@ class Cache:
         with told_plainly("lock", str(path)):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            with told_plainly("lock", str(path)):
+            try:
                 fcntl.flock(descriptor, how)
+            except BlockingIOError:
+                raise  # the answer to whoever does not want to wait
+            except OSError as error:
+                raise storage_error(error, "lock", str(path)) from error
             yield
         finally:
             os.close(descriptor)

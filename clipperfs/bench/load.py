@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,14 +34,17 @@ class _Connection(asyncio.Protocol):
         self._body = bytearray()
         self.due_s = -1.0
         """When the query that is out was due; below 0: none is."""
+        self.counts = False
+        """Whether it is no part of the warm-up."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._parser = httptools.HttpResponseParser(self)
 
-    def send(self, request: bytes, due_s: float) -> None:
+    def send(self, request: bytes, due_s: float, counts: bool) -> None:
         """Send a query."""
         self.due_s = due_s
+        self.counts = counts
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -83,6 +87,8 @@ class _Load:
         self._all: set[_Connection] = set()
         self._waiting: deque[tuple[int, float]] = deque()
         self._due = plan.due_times()
+        self._first = bisect_left(self._due, plan.warm_up_s)
+        """The first query after the warm-up."""
         self._next = 0
         self._open = 0
         self._on_second = on_second
@@ -140,7 +146,7 @@ class _Load:
             self._open += 1
             sample.sent += 1
             if self._free:
-                self._free.popleft().send(self._requests[self._next % len(self._requests)], due_s)
+                self._send(self._free.popleft(), self._next, due_s)
             else:
                 self._waiting.append((self._next, due_s))
             self._next += 1
@@ -159,13 +165,13 @@ class _Load:
             return
         self._open -= 1
         if status != 200:
-            self._count(self.sample.failures, due_s, f"status {status}")
+            self._count(self.sample.failures, connection, f"status {status}")
         else:
-            if due_s >= self.plan.warm_up_s:
+            if connection.counts:
                 self.sample.due_s.append(due_s)
                 self.sample.latency_s.append(perf_counter() - self._start - due_s)
             if b'"default":true' in body:
-                self._count(self.sample.defaults, due_s, _explanation(body))
+                self._count(self.sample.defaults, connection, _explanation(body))
         if stays:
             self._release(connection)
         self._end_if_done()
@@ -175,7 +181,7 @@ class _Load:
         due_s, connection.due_s = connection.due_s, -1.0
         if due_s >= 0:
             self._open -= 1
-            self._count(self.sample.failures, due_s, what)
+            self._count(self.sample.failures, connection, what)
             self._end_if_done()
 
     def lose(self, connection: _Connection, what: str) -> None:
@@ -202,12 +208,15 @@ class _Load:
     def _release(self, connection: _Connection) -> None:
         if self._waiting and not self._is_over:
             number, due_s = self._waiting.popleft()
-            connection.send(self._requests[number % len(self._requests)], due_s)
+            self._send(connection, number, due_s)
         else:
             self._free.append(connection)
 
-    def _count(self, counts: dict[str, int], due_s: float, what: str) -> None:
-        if due_s >= self.plan.warm_up_s:
+    def _send(self, connection: _Connection, number: int, due_s: float) -> None:
+        connection.send(self._requests[number % len(self._requests)], due_s, number >= self._first)
+
+    def _count(self, counts: dict[str, int], connection: _Connection, what: str) -> None:
+        if connection.counts:
             counts[what] = counts.get(what, 0) + 1
 
     def _end_if_done(self) -> None:

@@ -178,11 +178,13 @@ def judge(before: Seen, after: Seen, seen: Seen, *, in_place: bool) -> str | Non
 
 def adopt_as_a_daemon(world: World, registry: Registry) -> None:
     """Look twice for plain copies that are complete, as a daemon does."""
-    clock = iter(range(0, 1000, 100))
+    looks = 0
 
     async def look_twice() -> None:  # events are told on a loop; nothing here waits for it
-        adopter = Adopter(registry, Events(), settle_s=1, clock=lambda: float(next(clock)))
+        nonlocal looks
+        adopter = Adopter(registry, Events(), settle_s=1, clock=lambda: 100.0 * looks)
         for _ in range(2):
+            looks += 1
             adopter.settle_soon({name: head.record for name in ["m"] if (head := registry.head(name))}, None)
 
     asyncio.run(look_twice())

@@ -262,6 +262,7 @@ def counted_reader(registry: Registry, state: StateDir, models: list[str] | None
 
 def test_named_models_cost_the_same_beside_any_number_of_others(registry: Registry, state: StateDir) -> None:
     registry.policy("m", {"replicas": 2})
+    counted_reader(registry, state, ["m"])[0].look(full=True)
     costs = []
     for others in (0, 20):
         for number in range(others):

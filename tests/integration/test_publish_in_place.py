@@ -17,6 +17,7 @@ from clipperfs.adopt import look_at
 from clipperfs.collect import collect
 from clipperfs.errors import ClipperfsError, Conflict, IncompleteVersion, StorageUnavailable
 from clipperfs.names import model_name, version_name
+from clipperfs.source import Source, hash_source
 from clipperfs.store import Entry
 from clipperfs.store.memory import MemoryStore
 from clipperfs.testing.fault_store import FaultStore
@@ -90,9 +91,9 @@ def test_claim_made_after_another_publisher_ended_touches_nothing(
     from clipperfs import publish
 
     other = write_version(tmp_path / "other", b"other weights")
-    plain = publish.hash_source
+    plain = hash_source
 
-    def late(source: publish.Source, *rest: Any) -> object:
+    def late(source: Source, *rest: Any) -> object:
         monkeypatch.setattr(publish, "hash_source", plain)
         registry.publish("m", "1", folder)
         return plain(source, *rest)

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -21,6 +22,11 @@ from tests.integration.servers.ceph import ACCESS_KEY, SECRET_KEY, CannotStart, 
 from tests.integration.servers.swift import ACCESS_KEY as SWIFT_ACCESS_KEY
 from tests.integration.servers.swift import SECRET_KEY as SWIFT_SECRET_KEY
 from tests.integration.servers.swift import Swift
+
+# Where scripts/install-test-servers.sh puts the aws command line.
+TOOLS = Path(tempfile.gettempdir(), f"clipperfs-test-servers-{os.getuid()}", "bin")
+if str(TOOLS) not in os.environ["PATH"]:
+    os.environ["PATH"] += f":{TOOLS}"
 
 
 @dataclass(frozen=True)

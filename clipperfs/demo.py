@@ -131,7 +131,9 @@ def main(
             place = Path(tempfile.mkdtemp(prefix="clipperfs-demo-"))
             stack.callback(shutil.rmtree, place, ignore_errors=True)
         place = Path(place)
-        return _tour(place, address if url is not None else str(place / "registry"), probe, data, stack, say)
+        if url is None:
+            return _tour(place, str(place / "registry"), probe, data, stack, say)
+        return _tour(place, address, probe or "quick", data, stack, say)  # a tour loses little that is worth minutes
 
 
 def refuse_others_registry(parent: str) -> None:

@@ -81,12 +81,15 @@ def needed_effort(store: Store) -> Effort:
     """Return how hard a new registry's filesystem is probed when nobody says.
 
     Not at all in memory, and where this kernel alone keeps the files: there a hard link is exclusive by POSIX. Of a
-    network mount that is only said.
+    network mount that is only said. In full where a server's conditional write decides: some take the condition and do
+    not keep it. Quickly elsewhere: HDFS decides under one lock, and WebHDFS would take minutes.
     """
     if store.store_class == "memory":
         return "skip"
     path = store.local_path(layout.REGISTRY)
-    mount = find_mount(path.parent) if path is not None else None
+    if path is None:
+        return "quick" if store.capabilities.rename_folder else "full"
+    mount = find_mount(path.parent)
     return "skip" if mount is not None and mount.is_known_local else "full"
 
 

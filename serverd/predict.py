@@ -24,6 +24,7 @@ from .query import (
     check_input,
     nest_output,
 )
+from .quick import QUICK_BYTES
 from .routing import AppRoute, RoutingTable, explain_limit
 from .served import ServedVersion
 from .staged import CanaryQuery, ShadowCopy, ShadowedQuery, StagedBatchReply, StagedRollout
@@ -123,6 +124,11 @@ class PredictHandler:
         """Answer one request, now or later. ``pin`` and ``key``: what headers say, where the body says nothing."""
         arrived = monotonic()
         codec = entry.codec
+        if len(body) >= QUICK_BYTES and entry.version is not None and codec.quick is not None and pin is None:
+            packed = codec.quick(body)
+            if packed and (entry.input_size is None or len(packed) == entry.input_size * codec.element_bytes):
+                self._submit(entry.owner, entry.version, packed, arrived, exchange, -1)
+                return
         try:
             request = codec.decode(body)
             value = request.input

@@ -12,6 +12,8 @@ from msgspec import UNSET, UnsetType
 from clipperfs.errors import InvalidInput
 from clipperfs.replica.encode import encode_input, output_text
 
+from .quick import quick_packer
+
 Value = TypeVar("Value")
 
 JSON_ERROR: Final = "Json error"
@@ -50,7 +52,7 @@ class InputCodec:
     that a good body pays for nothing else.
     """
 
-    __slots__ = ("decode", "element_bytes", "input_type", "pack")
+    __slots__ = ("decode", "element_bytes", "input_type", "pack", "quick")
 
     def __init__(
         self, input_type: str, decode: Callable[[bytes], PredictBody[Any]], pack: Callable[[Any], bytes], size: int
@@ -59,6 +61,8 @@ class InputCodec:
         self.decode = decode
         self.pack = pack
         self.element_bytes = size
+        self.quick = quick_packer(input_type)
+        """Packs a long body at once, or gives it back (``None``): see ``quick``."""
 
     def explain(self, error: Exception, body: bytes) -> BadQueryError:
         """Return what is wrong with a body that raised ``error``. Slow: looks at the inputs one by one."""

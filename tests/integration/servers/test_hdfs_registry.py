@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from clipperfs import Registry
+from clipperfs import Registry, layout
 from clipperfs.client import Client
 from clipperfs.daemon import Daemon
+from clipperfs.documents import ProbeReport, parse_document
 from clipperfs.errors import Conflict, IncompleteVersion
+from clipperfs.limits import LIMITS
 from clipperfs.source import write_manifest
 from tests.e2e.daemon_rig import wait_for
 from tests.integration.conftest import write_version
@@ -146,3 +148,11 @@ def test_copy_in_any_order_is_incoming_until_whole(hdfs: Hdfs, registry: Registr
     assert registry.seal("m", "1").was_there
     with registry.materialise("m", "1").lease:
         pass
+
+
+def test_init_finds_that_one_writer_wins(hdfs: Hdfs, tmp_path: Path) -> None:
+    registry = Registry.init(f"{hdfs.url}/r/{secrets.token_hex(6)}", cache_dir=tmp_path / "cache", probe="quick")
+    [entry] = registry.store.list(layout.PROBES)
+    data = registry.store.read(f"{layout.PROBES}/{entry.name}", limit_bytes=LIMITS.probe_bytes)
+    assert data is not None
+    assert parse_document(ProbeReport, data, limit_bytes=LIMITS.probe_bytes).exclusive

@@ -12,10 +12,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import random
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 from clipperfs.digest import CHUNK_BYTES
@@ -24,6 +26,13 @@ from clipperfs.layout import CLAIM_PREFIX
 from clipperfs.store.base import Capabilities, Entry, Piece, Progress
 from clipperfs.store.hdfs_client import HdfsClient, Status
 from clipperfs.store.oserror import told_plainly
+
+T = TypeVar("T")
+
+REPEAT_S = 10.0
+"""For so long a question that changes nothing is asked again when it got no answer; the only retries that there are."""
+PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
 
 
 def hdfs_store(url: str) -> HdfsStore:
@@ -39,6 +48,20 @@ def hdfs_store(url: str) -> HdfsStore:
 
         client = RpcClient(f"hdfs://{parts.netloc}")
     return HdfsStore(url, client)
+
+
+def _repeated(ask: Callable[[], T]) -> T:
+    """Ask again, with growing random pauses, while there is no answer. Raises what the last attempt raises."""
+    ends_s, bound_s = time.monotonic() + REPEAT_S, PAUSE_S
+    while True:
+        try:
+            return ask()
+        except StorageUnavailable:
+            pause_s = random.uniform(0, bound_s)  # noqa: S311
+            if time.monotonic() + pause_s >= ends_s:
+                raise
+        time.sleep(pause_s)
+        bound_s = min(2 * bound_s, LONGEST_PAUSE_S)
 
 
 class HdfsStore:
@@ -60,6 +83,9 @@ class HdfsStore:
         )
 
     def read(self, key: str, *, limit_bytes: int) -> bytes | None:
+        return _repeated(lambda: self._read(key, limit_bytes))
+
+    def _read(self, key: str, limit_bytes: int) -> bytes | None:
         stream = self.open(key)
         if stream is None:
             return None
@@ -80,6 +106,9 @@ class HdfsStore:
             return None
 
     def read_range(self, key: str, start: int, length: int) -> Piece | None:
+        return _repeated(lambda: self._read_range(key, start, length))
+
+    def _read_range(self, key: str, start: int, length: int) -> Piece | None:
         path = self._path(key)
         with told_plainly("read", key):
             found = self._status(path)
@@ -97,17 +126,22 @@ class HdfsStore:
         return Piece(data, found.size_bytes)
 
     def stat(self, key: str) -> Entry | None:
-        with told_plainly("look at", key):
-            found = self._status(self._path(key))
+        def look() -> Status | None:
+            with told_plainly("look at", key):
+                return self._status(self._path(key))
+
+        found = _repeated(look)
         return None if found is None else _entry(found, found.name)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
-        with told_plainly("list", prefix):
-            try:
-                found = self.client.list(self._path(prefix))
-            except (FileNotFoundError, NotADirectoryError):
-                return
-        for one in sorted(found, key=lambda status: status.name):
+        def ask() -> list[Status]:
+            with told_plainly("list", prefix):
+                try:
+                    return list(self.client.list(self._path(prefix)))
+                except (FileNotFoundError, NotADirectoryError):
+                    return []
+
+        for one in sorted(_repeated(ask), key=lambda status: status.name):
             if one.name > after:
                 yield _entry(one, one.name)
 

@@ -227,6 +227,7 @@ def test_server_that_never_answers_is_unavailable_in_time(
     pytest.importorskip(package)
     for module in ("hdfs_rpc", "hdfs_web"):
         monkeypatch.setattr(f"clipperfs.store.{module}.CALL_S", 0.5)
+    monkeypatch.setattr("clipperfs.store.hdfs.REPEAT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = open_store(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/r")
         began_s = time.monotonic()
@@ -262,3 +263,43 @@ def test_registry_on_it_publishes_activates_and_rolls_back(
     registry.rollback("m")
     assert registry.show("m").record.state.active.version == "1"  # type: ignore[union-attr]
     assert registry.verify().ok
+
+
+def test_question_without_an_answer_is_asked_again_and_a_change_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Flaky:
+        durable = True
+
+        def status(self, path: str) -> Status | None:
+            asked.append("status")
+            if len(asked) < 3:
+                raise StorageUnavailable("no answer")
+            return None
+
+        def list(self, path: str) -> list[Status]:
+            asked.append("list")
+            if len(asked) < 3:
+                raise StorageUnavailable("no answer")
+            return []
+
+        def rename(self, source: str, target: str, *, overwrite: bool) -> None:
+            asked.append("rename")
+            raise StorageUnavailable("no answer")
+
+        def make_folder(self, path: str) -> None:
+            pass
+
+    store = HdfsStore("hdfs://h/r", Flaky())  # type: ignore[arg-type]
+    assert store.stat("a") is None
+    asked.clear()
+    assert list(store.list("a")) == []
+    assert asked == ["list"] * 3
+    asked.clear()
+    with pytest.raises(StorageUnavailable):
+        store.rename_folder("a", "b")
+    assert asked == ["rename"]
+    monkeypatch.setattr("clipperfs.store.hdfs.REPEAT_S", 0.2)
+    monkeypatch.setattr(Flaky, "status", lambda self, path: (_ for _ in ()).throw(StorageUnavailable("never")))
+    with pytest.raises(StorageUnavailable, match="never"):
+        store.stat("a")

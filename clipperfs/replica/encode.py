@@ -103,6 +103,8 @@ def _encode_octets(value: Any) -> tuple[bytes, int]:
             data = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError) as error:
             raise InvalidInput(f"the text is not base64: {error}", hint="RFC 4648, with padding") from error
+        if len(value) != -(-len(data) // 3) * 4:  # b64decode passes over padding that is too much
+            raise InvalidInput("the text is not base64: excess padding", hint="RFC 4648, with padding")
     elif isinstance(value, (bytes, bytearray, memoryview)):
         data = bytes(value)
     elif isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype in (np.int8, np.uint8):

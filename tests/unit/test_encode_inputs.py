@@ -77,6 +77,8 @@ def test_fitting_input_is_packed_little_endian(value: Any, input_type: Any, pack
         ([1], "bytes", "base64 text or a bytes object, not a list"),
         ("AP8", "bytes", "not base64"),
         ("AP8=\n", "bytes", "not base64"),
+        ("AP8AAQ====", "bytes", "not base64"),
+        ("AP8A==", "bytes", "excess padding"),
         ("A_8=", "bytes", "not base64"),
         ("é", "bytes", "not base64"),
         (np.zeros((2, 2)), "doubles", "an array of 1 dimension, not 2"),

@@ -6,6 +6,7 @@ An input's first byte chooses the kind of document; the others are the file's by
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -83,9 +84,9 @@ def _change_tree(tree: Any, random: Random) -> None:
         if roll < 0.2:
             del tree[name]
         elif roll < 0.3:
-            tree["x" + name] = random.choice(VALUES)
+            tree["x" + name] = deepcopy(random.choice(VALUES))
         else:
-            tree[name] = random.choice(VALUES)
+            tree[name] = deepcopy(random.choice(VALUES))
         return
 
 

@@ -87,6 +87,8 @@ def test_fitting_input_is_packed_little_endian(value: Any, input_type: Any, pack
         (np.array([True]), "ints", "an array of bool does not fit"),
         (np.array(["a"]), "doubles", "does not fit an input of type doubles"),
         (np.array([2**31]), "ints", "does not fit 32 bits"),
+        ([10**5000], "ints", "is an integer of 16610 bits, which does not fit 32 bits"),
+        ([10**5000], "doubles", "too large for doubles"),
         (np.array([2**64 - 1], np.uint64), "ints", "does not fit 32 bits"),
         (np.array([1e39]), "floats", "too large for floats"),
         (np.array([np.nan]), "doubles", "not finite"),

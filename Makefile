@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
+FUZZ_RUNS   ?= 1000000
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -24,7 +25,7 @@ INSTALLED := $(VENV)/.installed-$(FINGERPRINT)
 # not the import hook of an editable install.
 TREE := $(VENV)/tree
 
-.PHONY: help demo test test-integration check lint bench bench-peers clean tree format
+.PHONY: help demo test test-integration check lint bench bench-peers clean fuzz tree format
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -59,8 +60,16 @@ bench: $(INSTALLED)  ## Measure predict, switch, publish and poll beside their r
 bench-peers: $(INSTALLED)  ## Measure clipperfs beside other model servers, each installed apart in the user's cache (BENCH_ARGS=--quick).
 	$(BIN)/python -m benchmarks.peers $(BENCH_ARGS)
 
+fuzz: $(INSTALLED)  ## Try FUZZ_RUNS=1000000 inputs each on the HTTP side and on predict bodies, a tenth on documents: ten minutes.
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --editable '.[test,fuzz]' --constraint constraints.txt || \
+		echo "atheris cannot be installed here: going on without what it knows of branches" >&2
+	$(BIN)/python -m tests.fuzz.fuzz_http --runs $(FUZZ_RUNS)
+	$(BIN)/python -m tests.fuzz.fuzz_query --runs $(FUZZ_RUNS)
+	$(BIN)/python -m tests.fuzz.fuzz_documents --runs $$(( $(FUZZ_RUNS) / 10 ))
+
 clean:  ## Remove the environment and everything that was generated.
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .demo
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .demo .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 tree: $(INSTALLED)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,8})\r\n", re.IGNORECASE)
+PARTS: Final = 1024
+"""Pieces of a body that are kept apart; more are joined."""
 HEADS_LEARNED: Final = 4
 """How many different heads a connection remembers before it stops trying: a client that varies them gains nothing."""
 
@@ -67,6 +69,7 @@ class HttpConnection(asyncio.Protocol):
         "server",
         "target",
         "transport",
+        "unread_bytes",
     )
 
     def __init__(self, server: HttpServer) -> None:
@@ -84,10 +87,12 @@ class HttpConnection(asyncio.Protocol):
         self.blocked_tick = 0
         self.reading_paused = False
         self.target = b""
-        self.body: list[bytes] = []
+        self.body: list[bytes | bytearray] = []
         self.form_headers: dict[bytes, bytes] | None = None
         """The headers, by names in lower case, that say that the body is not plain JSON."""
         self.body_bytes = self.header_bytes = self.headers = 0
+        self.unread_bytes = 0
+        """What has come since the last piece of a body and is none of it: chunk extensions, trailers."""
         self.refusal: tuple[int, str] | None = None
         self.known_prefix: bytes | None = None
         """The head that may be repeated, up to the digits of Content-Length; ``known_suffix`` is what follows them."""
@@ -120,8 +125,11 @@ class HttpConnection(asyncio.Protocol):
         self.server.forget(self)
 
     def eof_received(self) -> bool:
-        """Keep the way back open while replies are owed to a client that has only closed its sending side."""
-        if self.phase != IDLE or self.first is None or self.first.stream_reply is not None:
+        """Keep the way back open while replies are owed to a client that has only closed its sending side.
+
+        What it began and did not end is dropped: it does not cost the replies to what came before.
+        """
+        if self.first is None or self.first.stream_reply is not None:
             return False
         self.phase = CLOSED
         (self.rest[-1] if self.rest else self.first).flags |= LAST
@@ -160,6 +168,7 @@ class HttpConnection(asyncio.Protocol):
     def _parse(self, data: bytes) -> None:
         was_idle = self.phase == IDLE
         requests = self.server.requests
+        body_bytes = self.body_bytes
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -175,6 +184,13 @@ class HttpConnection(asyncio.Protocol):
                     self.header_bytes += len(data)
                 if self.header_bytes > 2 * self.limits.header_bytes:
                     self._refuse(431, f"the head is larger than {self.limits.header_bytes} bytes")
+            elif self.phase == BODY:
+                if self.body_bytes != body_bytes:
+                    self.unread_bytes = 0
+                else:
+                    self.unread_bytes += len(data)
+                    if self.unread_bytes > 2 * self.limits.header_bytes + len(data):
+                        self._refuse(431, f"the trailers are larger than {self.limits.header_bytes} bytes")
             elif was_idle and self.phase == IDLE and self.can_repeat and self.heads_left:
                 self._learn(data)
 
@@ -191,12 +207,14 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self.phase >= REFUSED:  # in the piece that held the last request that is answered
+            raise RefusedError
         self.phase = HEAD
         self.phase_tick = self.server.tick
         self.target = b""
         self.body = []
         self.form_headers = None
-        self.body_bytes = self.header_bytes = self.headers = 0
+        self.body_bytes = self.header_bytes = self.headers = self.unread_bytes = 0
         self.can_repeat = self.expects = False
 
     def on_url(self, target: bytes) -> None:
@@ -213,6 +231,8 @@ class HttpConnection(asyncio.Protocol):
         self.headers += 1
         if self.header_bytes > limits.header_bytes or self.headers > limits.headers:
             self._stop(431, f"the head is larger than {limits.header_bytes} bytes or has over {limits.headers} headers")
+        if self.phase == BODY:
+            return  # a trailer says nothing (RFC 9110 §6.5.1)
         if size == 6 and name.lower() == b"expect":
             if value.lower() != b"100-continue":
                 self._stop(417, "the only expectation that is met is 100-continue")
@@ -249,7 +269,13 @@ class HttpConnection(asyncio.Protocol):
         self.body_bytes += len(data)
         if self.body_bytes > self.limits.body_bytes:
             self._stop(413, f"the body is larger than {self.limits.body_bytes} bytes")
-        self.body.append(data)
+        body = self.body
+        body.append(data)
+        if len(body) > PARTS:  # what is sent in crumbs must not cost many times its size
+            if type(body[0]) is bytes:
+                body[0] = bytearray(body[0])
+            body[0] += b"".join(body[1:])
+            del body[1:]
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -265,7 +291,7 @@ class HttpConnection(asyncio.Protocol):
             flags |= BARE
         parts, self.body = self.body, []
         form = None if self.form_headers is None else read_form(self.form_headers)
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        body = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
         self._handle(Exchange(self, flags), method, self.target, body, form)
 
     def _handle(self, exchange: Exchange, method: bytes, target: bytes, body: bytes, form: BodyForm | None) -> None:
@@ -301,10 +327,13 @@ class HttpConnection(asyncio.Protocol):
         if self.transport is None or self.transport.is_closing() or self._is_last():
             self.phase = CLOSED
             return
+        flags = LAST
+        if self.phase in (HEAD, BODY) and self.target and self.parser.get_method() == b"HEAD":
+            flags |= BARE
         self.server.count_refused(status)
         self.phase = REFUSED
         self.phase_tick = self.server.tick
-        exchange = Exchange(self, LAST)
+        exchange = Exchange(self, flags)
         if self.first is None:
             self.first = exchange
         else:
@@ -388,6 +417,7 @@ class HttpConnection(asyncio.Protocol):
                 transport.write_eof()
             except (RuntimeError, OSError):
                 self.abort()
+            self._resume_reading()  # what is left unread would reset the reply away all the same
         else:
             self._close()
 

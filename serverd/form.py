@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from .query import MAX_BATCH_INPUTS, QUERY_ERROR, BadQueryError, InputCodec
 
@@ -28,6 +28,8 @@ DTYPES: Final[Mapping[str, tuple[bytes, ...]]] = {
 }
 """What ``Clipperfs-Dtype`` may say for each input type; the first is how it is called in messages."""
 SHAPE: Final = re.compile(rb"[0-9]{1,10}( ?, ?[0-9]{1,10})?")
+FIRST_PIECE_BYTES: Final = 256
+"""Of each member of a compressed body; each further piece is four times as long."""
 BODY_ERROR: Final = "Body error"
 """The value of ``error`` when a body cannot be decompressed."""
 
@@ -84,22 +86,20 @@ def decompress(body: bytes, encoding: bytes, limit_bytes: int) -> bytes:
 
 
 def _gunzip(body: bytes, limit_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    left, rest = limit_bytes, body
+    left = limit_bytes
+
+    def inflate(member: Any, piece: memoryview) -> bytes:
+        nonlocal left
+        part: bytes = member.decompress(piece, left + 1)
+        left -= len(part)
+        if left < 0:
+            raise _too_large(limit_bytes)
+        return part
+
     try:
-        while rest:  # a gzip body may have several members (RFC 1952 §2.2)
-            member = zlib.decompressobj(wbits=31)
-            part = member.decompress(rest, left + 1)
-            if len(part) > left:
-                raise _too_large(limit_bytes)
-            if not member.eof:
-                raise BadBodyError(400, "the gzip body is cut short")
-            parts.append(part)
-            left -= len(part)
-            rest = member.unused_data
+        return _read_members(body, lambda: zlib.decompressobj(wbits=31), inflate, "gzip")
     except zlib.error as error:
         raise BadBodyError(400, f"the body is not gzip: {error}") from None
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _unzstd(body: bytes, limit_bytes: int) -> bytes:
@@ -113,16 +113,34 @@ def _unzstd(body: bytes, limit_bytes: int) -> bytes:
         size = len(decoder.stream_reader(body, read_across_frames=True).read(limit_bytes + 1))
         if size > limit_bytes:
             raise _too_large(limit_bytes)
-        parts: list[bytes] = []
-        rest = body
-        while rest:
-            frame = decoder.decompressobj()
-            parts.append(frame.decompress(rest))
-            if not frame.eof:
-                raise BadBodyError(400, "the zstd body is cut short")
-            rest = frame.unused_data
+        return _read_members(body, decoder.decompressobj, lambda frame, piece: frame.decompress(piece), "zstd")
     except zstandard.ZstdError as error:
         raise BadBodyError(400, f"the body is not zstd: {error}") from None
+
+
+def _read_members(
+    body: bytes, begin: Callable[[], Any], read: Callable[[Any, memoryview], bytes], encoding: str
+) -> bytes:
+    """Return what the members (RFC 1952 §2.2) or frames of a body hold, one behind the other.
+
+    A member that ends copies what follows it in the piece that it was given. So it is given a small piece first, then
+    larger ones: the time grows with the body, and not with its square when it has a million empty members.
+    """
+    parts: list[bytes] = []
+    view = memoryview(body)
+    position = 0
+    while position < len(view):
+        member = begin()
+        size = FIRST_PIECE_BYTES
+        while not member.eof:
+            piece = view[position : position + size]
+            if not piece:
+                raise BadBodyError(400, f"the {encoding} body is cut short")
+            part = read(member, piece)
+            if part:
+                parts.append(part)
+            position += len(piece) - len(member.unused_data)
+            size *= 4
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -103,6 +103,8 @@ def _encode_octets(value: Any) -> tuple[bytes, int]:
             data = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError) as error:
             raise InvalidInput(f"the text is not base64: {error}", hint="RFC 4648, with padding") from error
+        if len(value) != -(-len(data) // 3) * 4:  # b64decode passes over padding that is too much
+            raise InvalidInput("the text is not base64: excess padding", hint="RFC 4648, with padding")
     elif isinstance(value, (bytes, bytearray, memoryview)):
         data = bytes(value)
     elif isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype in (np.int8, np.uint8):
@@ -141,7 +143,10 @@ def _element_problem(value: Any, input_type: InputType) -> str | None:
     if input_type == "ints":
         if not isinstance(value, (int, np.integer)):
             return f"is {_noun(value)}, not an integer"
-        return None if _INT32.min <= value <= _INT32.max else f"is {str(value)[:30]}, which does not fit 32 bits"
+        if _INT32.min <= value <= _INT32.max:
+            return None
+        bits = int(value).bit_length()  # Python writes out no integer of more than 4,300 digits
+        return f"is {value if bits < 128 else f'an integer of {bits} bits'}, which does not fit 32 bits"
     if not isinstance(value, (int, float, np.integer, np.floating)):
         return f"is {_noun(value)}, not a number"
     try:

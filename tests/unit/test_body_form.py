@@ -120,3 +120,43 @@ def test_any_raw_body_is_inputs_of_whole_elements_or_a_refusal(
     rows = inputs if isinstance(inputs, list) else [inputs]
     assert b"".join(rows) == body
     assert all(len(row) % codec.element_bytes == 0 for row in rows)
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+def test_time_grows_with_the_body_and_not_with_its_square(encoding: bytes) -> None:
+    empty = ENCODERS[encoding](b"")
+
+    def bytes_copied(members: int) -> int:
+        copied = 0
+        real = memoryview.__getitem__
+
+        class View:
+            """Counts what is handed to the decoders."""
+
+            def __init__(self, body: bytes) -> None:
+                self.view = memoryview(body)
+
+            def __len__(self) -> int:
+                return len(self.view)
+
+            def __getitem__(self, part: slice) -> memoryview:
+                nonlocal copied
+                piece = real(self.view, part)
+                copied += len(piece)
+                return piece
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("clipperfs.serverd.form.memoryview", View, raising=False)
+            assert decompress(empty * members, encoding, 1000) == b""
+        return copied
+
+    few, many = bytes_copied(1000), bytes_copied(4000)
+    assert few > 0
+    assert many < 5 * few
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+@given(members=st.lists(st.binary(max_size=3000), min_size=1, max_size=5))
+def test_members_of_any_size_are_one_body(encoding: bytes, members: list[bytes]) -> None:
+    body = b"".join(map(ENCODERS[encoding], members))
+    assert decompress(body, encoding, 20_000) == b"".join(members)

@@ -682,3 +682,92 @@ def test_reader_of_a_stream_that_falls_behind_is_cut() -> None:
     transport.buffered = 5 * 1024 * 1024
     reply.write(b"x")
     assert transport.aborted
+
+
+def test_pipelined_requests_while_draining_get_one_last_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncio.get_running_loop", _SoonNow)
+    site = Site()
+    connection, transport = site.connect()
+    connection.data_received(POST[:10])
+    site.server.drain(lambda: None)
+    connection.data_received(POST[10:] + POST * 2)
+    assert statuses(transport.written) == [200]
+    assert len(site.asked) == 1
+    assert transport.closed
+    assert not transport.aborted
+
+
+@pytest.mark.parametrize("more", [POST[:20], POST[:-1], b"garbage\r\n\r\n"])
+def test_half_closed_client_gets_its_replies_whatever_it_began_last(more: bytes) -> None:
+    site = Site(answer_now=False)
+    connection, transport = site.connect()
+    connection.data_received(POST + more)
+    assert connection.eof_received() is True
+    site.exchanges[0].reply(200, b"{}")
+    assert statuses(transport.written)[0] == 200
+    assert transport.closed or transport.ended
+
+
+def test_half_closed_client_that_asked_to_close_gets_its_reply() -> None:
+    site = Site(answer_now=False)
+    connection, transport = site.connect()
+    connection.data_received(POST.replace(b"Host: x", b"Connection: close") + b"more")
+    assert connection.eof_received() is True
+    site.exchanges[0].reply(200, b"{}")
+    assert statuses(transport.written) == [200]
+
+
+def test_refused_client_is_read_to_its_end_also_when_reading_had_paused() -> None:
+    site = Site(answer_now=False, pipeline=4)
+    connection, transport = site.connect()
+    connection.data_received(POST * 6 + b"garbage\r\n\r\n")
+    assert transport.paused
+    for exchange in reversed(site.exchanges):  # the last of these lets all replies leave at once
+        exchange.reply(200, b"{}")
+    assert statuses(transport.written) == [200] * 6 + [400]
+    assert transport.ended
+    assert not transport.paused
+
+
+def test_refusal_of_head_has_no_body() -> None:
+    site = Site()
+    connection, transport = site.connect()
+    connection.data_received(b"HEAD / HTTP/1.1\r\nExpect: wonders\r\n\r\n")
+    assert statuses(transport.written) == [417]
+    assert transport.written.endswith(b"\r\n\r\n")
+
+
+def test_trailer_says_nothing() -> None:
+    site = Site()
+    forms: list[Any] = []
+    site.server.form_handler = lambda exchange, method, target, body, form: forms.append(form)
+    connection, transport = site.connect()
+    head = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n"
+    connection.data_received(head + b"Clipperfs-Version: 2\r\nContent-Encoding: gzip\r\nExpect: x\r\n\r\n")
+    assert statuses(transport.written) == [200]
+    assert not forms
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nX: ", b"2;"])
+def test_endless_trailer_or_chunk_extension_is_refused(endless: bytes) -> None:
+    site = Site()
+    connection, transport = site.connect()
+    connection.data_received(b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n" + endless)
+    sent = 0
+    while not transport.written and sent < 1_000_000:
+        connection.data_received(b"a" * 1000)
+        sent += 1000
+    assert statuses(transport.written) == [431]
+    assert sent <= 2 * site.server.limits.header_bytes + 2000
+
+
+def test_body_in_crumbs_is_kept_in_few_pieces() -> None:
+    site = Site()
+    connection, _ = site.connect()
+    count = 50_000
+    connection.data_received(b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (2 * count))
+    for number in range(count):
+        connection.data_received(b"%02d" % (number % 100))
+        assert len(connection.body) <= 1024
+    assert site.asked == [(b"POST", b"/a", b"".join(b"%02d" % (number % 100) for number in range(count)))]
+    assert type(site.asked[0][2]) is bytes

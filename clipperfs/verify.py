@@ -91,7 +91,7 @@ def _verify_model(
     newest = _verify_chain(workspace, workspace.model_ledger(model), name, report, look)
     state = newest.record.state if newest is not None else ModelState()
     pointers = _pointers(state)
-    for pointer in pointers:
+    for pointer in {(pointer.version, pointer.manifest): pointer for pointer in pointers}.values():
         recorded.setdefault(pointer.version, pointer.manifest)
         subject = ModelName(model), VersionName(pointer.version)
         publisher = judge_publisher(workspace, *subject, Digest(pointer.manifest), state.policy)

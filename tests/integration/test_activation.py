@@ -119,6 +119,26 @@ def test_a_publish_that_was_cut_off_before_its_activation_is_ended_by_running_it
     assert registry.publish("m", "2", second).was_there and active(registry) == "2"
 
 
+@pytest.mark.parametrize("verb", ["activate", "rollback"])
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+def test_a_damaged_active_version_can_be_left_from_a_host_that_never_fetched_it(
+    registry: Registry, tmp_path: Path, verb: str, harm: str
+) -> None:
+    for version in ("1", "2"):
+        source = write_version(tmp_path / f"source {version}", version.encode(), "wrapper: noop\n")
+        registry.publish("m", version, source, activate=True)
+    manifest = registry.show_version("m", "2").manifest
+    assert manifest is not None
+    for entry in manifest.files:
+        file = Path(registry.url.removeprefix("file://"), "models/m/versions/2", entry.path)
+        file.unlink()
+        if harm == "changed":
+            file.write_bytes(b"x" * entry.size)
+    elsewhere = Registry(registry.url, cache_dir=tmp_path / "another host")
+    assert (elsewhere.rollback("m") if verb == "rollback" else elsewhere.activate("m", "1")).changed
+    assert active(registry) == "1"
+
+
 def test_code_needs_the_policys_leave(registry: Registry, tmp_path: Path) -> None:
     source = write_version(tmp_path / "code", b"x", "wrapper: python\nsample: [[1.0, 2.0]]\n")
     (source / "wrapper.py").write_text(

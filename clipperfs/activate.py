@@ -32,7 +32,7 @@ from clipperfs.documents.author import effective_settings, inheritance
 from clipperfs.errors import ActivationRefused, ClipperfsError, Conflict, DamagedVersion, NotFound
 from clipperfs.ledger import Draft, Head
 from clipperfs.limits import LIMITS
-from clipperfs.materialise import Materialised, materialise
+from clipperfs.materialise import Materialised, find_manifest, materialise
 from clipperfs.names import ModelName, VersionName, version_name
 from clipperfs.recorded import find_recorded
 from clipperfs.signing.trust import judge_publisher
@@ -221,11 +221,7 @@ def active_settings(workspace: Workspace, model: ModelName, state: ModelState) -
 def pointer_settings(workspace: Workspace, model: ModelName, pointer: Pointer) -> VersionSettings:
     """Return the effective settings of the version that a pointer names."""
     digest = Digest(pointer.manifest)
-    manifest = workspace.cache.find_manifest(digest)
-    if manifest is None:
-        with materialise(workspace, model, version_name(pointer.version), digest=digest).lease:
-            manifest = workspace.cache.find_manifest(digest)
-    assert manifest is not None
+    manifest = find_manifest(workspace, model, version_name(pointer.version), digest)
     return effective_settings(manifest.settings, pointer.inherited)
 
 

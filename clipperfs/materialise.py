@@ -72,10 +72,30 @@ def verify_copy(copy: Materialised) -> list[str]:
     return damaged
 
 
+def find_manifest(workspace: Workspace, model: ModelName, version: VersionName, digest: Digest) -> Manifest:
+    """Return the manifest that a record names, without the files: what of them is damaged or gone matters to nobody.
+
+    Raises:
+        NotFound, DamagedVersion, StorageError: it is gone, or is not the one that was recorded.
+    """
+    manifest = workspace.cache.find_manifest(digest)
+    if manifest is None:
+        manifest, _, data = _read_manifest(workspace, model, version, digest)
+        workspace.cache.keep_manifest(data)
+    return manifest
+
+
 def _fetch_manifest(
     workspace: Workspace, model: ModelName, version: VersionName, expected: Digest | None
 ) -> tuple[Manifest, Digest, bytes]:
     assessment = require_complete(workspace, model, version)
+    assert assessment.manifest is not None
+    return _read_manifest(workspace, model, version, expected)
+
+
+def _read_manifest(
+    workspace: Workspace, model: ModelName, version: VersionName, expected: Digest | None
+) -> tuple[Manifest, Digest, bytes]:
     manifest, digest, data = read_manifest(workspace, model, version)
     if expected is not None and digest != expected:
         raise DamagedVersion(
@@ -84,7 +104,6 @@ def _fetch_manifest(
             expected=expected,
             found=digest,
         )
-    assert assessment.manifest is not None
     return manifest, digest, data
 
 

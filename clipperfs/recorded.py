@@ -53,6 +53,26 @@ class RecordedVersions:
 NOTHING = RecordedVersions(0, NO_DIGEST, {})
 
 
+def decided_since(workspace: Workspace, record: ModelRecord, version: str, recorded_seq: int) -> str | None:
+    """Return why the policy ``on-publish`` activates a version no more, or ``None`` while it does.
+
+    It does not once another version became active (by an activation, a promotion or a rollback) after this one was
+    recorded, or this one was on trial itself. A job that is run again would undo what was decided since.
+
+    Args:
+        record: the newest record of the model.
+        recorded_seq: the record that says that ``version`` exists.
+    """
+    active = record.state.active
+    if active is None or active.version == version:
+        return None
+    if active.seq > recorded_seq:
+        return f"it is there since record {recorded_seq}, and record {active.seq} made version {active.version} active"
+    if version in recorded_versions(workspace, ModelName(record.model)).rolled_out:
+        return "a rollout of it has ended"
+    return None
+
+
 def find_recorded(workspace: Workspace, model: ModelName, version: VersionName) -> Head[ModelRecord] | None:
     """Return the newest record that says that a version exists, or ``None``. Raises DamagedLog, UnknownFeature."""
     ledger = workspace.model_ledger(model)

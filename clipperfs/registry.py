@@ -41,6 +41,7 @@ from clipperfs.names import alias_name, app_name, model_name, version_name
 from clipperfs.permissions import verb as _permissions
 from clipperfs.permissions.acl import parse_principal
 from clipperfs.permissions.aws import Dialect
+from clipperfs.recorded import decided_since
 from clipperfs.reporter import Reporter
 from clipperfs.rights import Right
 from clipperfs.signing import vouch as _vouch
@@ -546,6 +547,11 @@ class Registry:
                 self._workspace.reporter.note(
                     f"version {version} is not activated: the rollout of version {rollout.candidate.version} goes on"
                 )
+                wanted = False
+            elif head is not None and (
+                why := decided_since(self._workspace, head.record, version, committed.record.seq)
+            ):
+                self._workspace.reporter.note(f"version {version} is not activated: {why}")
                 wanted = False
         activation = self.activate(model, version, reason=reason) if wanted else None
         return Published(

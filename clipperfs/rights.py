@@ -19,6 +19,9 @@ RIGHTS: tuple[Right, ...] = ("read", "publish", "activate")
 """From the least to the most; each includes those before it."""
 
 _BRINGING = ("versions", "signatures")
+SETTING_RIGHTS = "change the permissions of"
+"""What stores call it. It is no right of ours, but the owner's and the superuser's."""
+
 _READING = ("read", "open", "look at", "list", "fetch")
 
 
@@ -46,6 +49,12 @@ def denial(action: str, key: str, problem: str) -> tuple[str, str, dict[str, str
     if needed is None:
         return None
     right, model = needed
+    if action == SETTING_RIGHTS:
+        message = f"only the owner of its files may set the rights on model {model}: {problem}"
+        hint = (
+            f"let the owner, or root, run the same command; 'clipperfs permissions {model}' shows who has which right"
+        )
+        return message, hint, {"model": model}
     message = f"you lack the right to {right} model {model}: {problem}"
     hint = f"ask its owner for the right to {right}; 'clipperfs permissions {model}' shows who has it"
     return message, hint, {"right": right, "model": model}

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from clipperfs.activate import Outcome, prepare, recorded_digest
 from clipperfs.adopt import look_at
 from clipperfs.digest import Digest
-from clipperfs.documents import Evidence, ModelRecord, ModelState, Pointer, Policy, Retirement, utc_now
+from clipperfs.documents import Evidence, ModelRecord, ModelState, Pointer, Policy, Retirement, RolloutLimits, utc_now
 from clipperfs.documents.base import validation_summary
 from clipperfs.errors import Conflict, InvalidSetting, NotFound
 from clipperfs.ledger import Draft, Head
@@ -89,6 +89,7 @@ def set_policy(
             near = difflib.get_close_matches(name, Policy.model_fields, n=1)
             known = f"did you mean {near[0]}?" if near else f"known: {', '.join(Policy.model_fields)}"
             raise InvalidSetting(f"a policy has no {name!a}", hint=known, setting=name)
+    _require_known_limits(changes.get("rollout_limits"))
 
     def change(state: ModelState, seq: int) -> ModelState:
         tree = state.policy.model_dump()
@@ -111,6 +112,15 @@ def set_policy(
     if outcome.record is not None and not {"require_signature", "publishers"}.isdisjoint(changes):
         note_unsigned(workspace, model, outcome.record.state)
     return outcome
+
+
+def _require_known_limits(limits: Any) -> None:
+    """Refuse a limit that no daemon would look at. (Records keep unknown ones: a newer release may have set them.)"""
+    for name in limits if isinstance(limits, dict) else ():
+        if name not in RolloutLimits.model_fields:
+            near = difflib.get_close_matches(str(name), RolloutLimits.model_fields, n=1)
+            known = f"did you mean {near[0]}?" if near else f"known: {', '.join(RolloutLimits.model_fields)}"
+            raise InvalidSetting(f"a rollout has no limit {name!a}", hint=known, setting="rollout_limits")
 
 
 def set_publisher(

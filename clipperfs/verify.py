@@ -63,12 +63,21 @@ def verify(workspace: Workspace, model: ModelName | None, version: VersionName |
             raise NotFound(f"there is no model {model}", hint="'clipperfs list' shows the models")
         _verify_model(workspace, model, [version] if version else None, report)
         return report
+    _note_strays(workspace, layout.MODELS, report)
     for name in model_names(workspace):
         _verify_model(workspace, ModelName(name), None, report)
     for entry in workspace.store.list(layout.APPS):
         if name_problem(entry.name) is None:
             _verify_chain(workspace, workspace.app_ledger(entry.name), f"application {entry.name}", report)
     return report
+
+
+def _note_strays(workspace: Workspace, folder: layout.Key, report: VerifyReport) -> None:
+    """Warn of what lies where models or versions lie, but is never looked at: a copy under a name that is none."""
+    for entry in workspace.store.list(folder):
+        problem = name_problem(entry.name) or (f"is a {entry.kind}, not a folder" if entry.kind != "folder" else None)
+        if problem is not None and not entry.name.startswith("."):
+            report.add(f"{folder}/{entry.name}", f"it is ignored: {entry.name!a} {problem}", "warning")
 
 
 def _verify_model(
@@ -91,12 +100,14 @@ def _verify_model(
     newest = _verify_chain(workspace, workspace.model_ledger(model), name, report, look)
     state = newest.record.state if newest is not None else ModelState()
     pointers = _pointers(state)
-    for pointer in pointers:
+    for pointer in {(pointer.version, pointer.manifest): pointer for pointer in pointers}.values():
         recorded.setdefault(pointer.version, pointer.manifest)
         subject = ModelName(model), VersionName(pointer.version)
         publisher = judge_publisher(workspace, *subject, Digest(pointer.manifest), state.policy)
         if publisher is not None and publisher.is_refusal:
             report.add(f"{model}/{pointer.version}", f"it is in use, but {publisher.reason}")
+    if versions is None:
+        _note_strays(workspace, layout.versions(model), report)
     there = version_names(workspace, model)
     missing = {pointer.version for pointer in pointers} - set(there)
     for gone in sorted(missing):

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import click
 
 from clipperfs.cli import exit as exit_table
-from clipperfs.cli.call import Call
+from clipperfs.cli.call import Call, figures
 from clipperfs.cli.frame import command
 from clipperfs.cli.predict import daemon_address, read_input
 from clipperfs.cli.text import visible
@@ -107,11 +107,13 @@ def bench(
         plot = "" if no_plot else draw(sample.latency_s, slo_s=slo_s)
         return "\n".join([*([plot, ""] if plot else []), *_lines(report, slo_s)])
 
-    call.emit(report, text)
+    call.emit(figures(report), text)
     if report.late_ms > 10 and not call.json:
         call.say(
             f"the generator itself was late by up to {report.late_ms:.0f} ms: this machine is too busy to trust that"
         )
+    if report.interrupted and not (report.answered or report.failures):
+        context.exit(exit_table.INTERRUPTED)
     if report.failures or report.unfinished or not report.answered:
         context.exit(exit_table.FAILED)
 
@@ -149,11 +151,11 @@ def _input_size(registry: Any, model: str) -> int | None:
 
 
 def _lines(report: LoadReport, slo_s: float | None) -> list[str]:
-    latency = report.latency_ms
+    latency = {name: "-" if ms != ms else f"{ms:.2f} ms" for name, ms in report.latency_ms.items()}
     lines = [
         f"answered   {report.answered:,} in {report.seconds:.1f} s: {report.answered_rate:,.1f} a second"
         f" of {report.asked_rate:,.1f} asked",
-        "latency    " + "  ".join(f"{name} {latency[name]:.2f} ms" for name in ("p50", "p90", "p99", "p99.9", "max")),
+        "latency    " + "  ".join(f"{name} {latency[name]}" for name in ("p50", "p90", "p99", "p99.9", "max")),
     ]
     if report.within_slo is not None and slo_s is not None:
         lines.append(f"SLO        {report.within_slo:.3%} got a prediction within {slo_s * 1000:g} ms")

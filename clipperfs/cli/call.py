@@ -109,6 +109,17 @@ def trusted_keys(settings: Settings) -> dict[str, str] | None:
     return found
 
 
+def figures(value: Any) -> Any:
+    """Return a dataclass of measured figures as data for JSON, with null where there was nothing to measure (NaN)."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: figures(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: figures(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [figures(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
 def plain(value: Any) -> Any:
     """Return documents, dataclasses, paths and non-finite numbers as data that JSON can hold."""
     if hasattr(value, "model_dump"):

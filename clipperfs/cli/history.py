@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from clipperfs.documents import ModelRecord
 
 
+OPS = (
+    *("publish", "adopt", "activate", "rollback", "rollout", "promote", "abort", "alias", "pin", "policy"),
+    *("retire", "delete", "restore", "purge", "purged"),
+)
+"""What records of a model may say that they do. Source: ``registry_layout.md`` §7.4."""
+
+
 @command(
     "history",
     short_help="Show who did what, when and why.",
@@ -67,6 +74,8 @@ def history(
         until=parse_moment(until) if until is not None else None,
         version=version,
     )
+    for op in sorted(set(ops) - set(OPS)):  # a newer release may write others, so it is no error
+        call.say(f"note: this release writes no operation {op!r}; it writes {', '.join(OPS)}")
     registry = call.registry()
     found = registry.attributed(model, islice(registry.records(model, where=where), limit))
     if call.json:

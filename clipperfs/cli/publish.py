@@ -83,7 +83,8 @@ def publish(
     """Copy the file or folder PATH into the registry as VERSION of MODEL.
 
     Publishing is not activating, unless --activate is given or the model's policy says on-publish. Publishing the same
-    files again under the same version changes nothing; other files are a conflict (exit 4).
+    files again under the same version changes nothing; other files are a conflict (exit 4). Nor does on-publish then
+    bring back a version that another one has replaced since.
 
     Who may publish but not activate uses --no-record: a daemon adopts the version, or somebody who may runs 'seal'.
     """

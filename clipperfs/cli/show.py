@@ -53,17 +53,18 @@ def list_models(context: click.Context, call: Call, pattern: str | None, limit: 
     registry = call.registry()
     names = registry.models(pattern)[:limit]
     rows = _rows(registry, names, states=states)
-    if not names and not call.json:
-        click.echo("no model matches" if pattern else NO_MODELS)
-    is_damaged = False
+    is_damaged = is_any = False
     columns = Columns(STATES_HEADING if states else LIST_HEADING, first=max(map(len, names), default=0))
     for chunk in _chunks(rows):
+        is_any = True
         is_damaged = is_damaged or any("error" in row for row in chunk)
         if call.json:
             for row in chunk:
                 call.emit_line(row, "")
         else:
             click.echo(columns.lines([_cells(row, states=states) for row in chunk]))
+    if not is_any and not call.json:
+        click.echo("no model matches" if pattern else NO_MODELS)
     if is_damaged:
         context.exit(exit_table.VERIFICATION_FAILED)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clipperfs.cli.call import Call
+from clipperfs.cli.call import Call, figures
 from clipperfs.cli.daemon import open_daemon, state_dir_option
 from clipperfs.cli.frame import command
 from clipperfs.cli.text import table
@@ -46,7 +46,7 @@ def top(call: Call, every_s: float, once: bool, state_dir: str | None) -> None:
         before, began_s = after, now_s
         if is_live:
             click.clear()
-        call.emit_line(activity, activity_text(activity))
+        call.emit_line(figures(activity), activity_text(activity))
         if once:
             return
 

@@ -64,7 +64,7 @@ def rights(workspace: Workspace, has_registry: bool) -> tuple[list[Finding], Tri
             trial = _try(store, folder)
         except StorageError as error:
             refused.append(folder)
-            reasons[f"{type(error).__name__}: {error.hint or error.message}"] += 1
+            reasons[error.hint or error.message] += 1
             continue
         first = trial if folder == layout.PROBES else first
     if not refused:

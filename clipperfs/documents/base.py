@@ -69,7 +69,7 @@ def parse_json(data: bytes, *, limit_bytes: int) -> Any:
 def validation_summary(error: ValidationError) -> str:
     """Return pydantic's findings as one line that names each field."""
     findings = [
-        f"{'.'.join(str(part) for part in finding['loc']) or 'document'}: {finding['msg']}"
+        f"{'.'.join(map(str, finding['loc'])) or 'document'}: {finding['msg'].removeprefix('Value error, ')}"
         for finding in error.errors()
     ]
     more = f" (and {len(findings) - 3} more)" if len(findings) > 3 else ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from clipperfs.permissions.acl import STICKY, Acl, Principal, default_mask
+from clipperfs.rights import SETTING_RIGHTS
 from clipperfs.store.hdfs import HdfsStore
 from clipperfs.store.hdfs_client import AclLine, HdfsAclClient
 from clipperfs.store.oserror import told_plainly
@@ -68,7 +69,7 @@ class HdfsLists:
             named = sorted((who, bits) for who, bits in acl.default.items() if isinstance(who, Principal))
             lines += [AclLine(True, _kind(who), who.name, bits) for who, bits in named]
             lines.append(AclLine(True, "mask", "", default_mask(acl.default)))
-        with told_plainly("change the permissions of", key):
+        with told_plainly(SETTING_RIGHTS, key):
             self._client.set_acl(self._path(key), lines, acl.mode() & 0o1777)
 
     def make_folder(self, key: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from clipperfs.errors import InvalidSetting
 from clipperfs.permissions.acl import EXECUTE, READ, SETGID, STICKY, WRITE, Acl, Principal, default_mask
+from clipperfs.rights import SETTING_RIGHTS
 from clipperfs.store.oserror import told_plainly
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
@@ -74,7 +75,7 @@ class PosixLists:
             InvalidSetting: the filesystem cannot express it, or this host knows no such user or group.
         """
         path = self._root / key
-        with told_plainly("change the permissions of", key):
+        with told_plainly(SETTING_RIGHTS, key):
             before = os.lstat(path)
             try:
                 self._write_lists(path, acl)

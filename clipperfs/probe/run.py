@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from clipperfs import __version__, layout
 from clipperfs.documents import ProbeReport, canonical_bytes, utc_now
-from clipperfs.errors import ClipperfsError, StorageDenied
+from clipperfs.errors import ClipperfsError, StorageDenied, StorageUnavailable
 from clipperfs.probe.plan import Order, ProbePlan, Racer, author_of, content
 from clipperfs.probe.race import Race, open_race
 from clipperfs.probe.tally import Tally
@@ -85,10 +85,14 @@ def store_report(store: Store, report: ProbeReport) -> layout.Key:
 
 
 def _try_single_calls(store: Store, folder: str, plan: ProbePlan, tally: Tally) -> bool:
-    """Say whether the calls of one process went without errors. Raises StorageDenied: then nothing was probed."""
+    """Say whether the calls of one process went without errors.
+
+    Raises:
+        StorageDenied, StorageUnavailable: nothing was probed, and nothing is known of the filesystem.
+    """
     try:
         _single_calls(store, folder, plan, tally)
-    except StorageDenied:
+    except (StorageDenied, StorageUnavailable):
         raise
     except ClipperfsError as error:
         tally.check("calls of one process", False, error.message, guards_history=True)

@@ -31,7 +31,7 @@ def told_plainly(action: str, key: str) -> Iterator[None]:
 def name_right(error: StorageError, action: str, key: str) -> StorageError:
     """Let a denial say which right on which model is lacking; any other error stays as it is. Returns the error."""
     named = denial(action, key, error.message) if isinstance(error, StorageDenied) else None
-    if named is not None and "right" not in error.fields:
+    if named is not None and "model" not in error.fields:
         error.message, error.hint, fields = named
         error.fields = {"key": key, **error.fields, **fields}
         error.args = (error.message,)

@@ -92,6 +92,53 @@ def test_policy_on_publish_activates_and_a_refusal_leaves_it_published(registry:
     assert active(registry) == "1" and registry.show_version("m", "2").state == "complete"
 
 
+def test_what_is_published_again_does_not_undo_what_was_decided_since(registry: Registry, tmp_path: Path) -> None:
+    registry.policy("m", {"activation": "on-publish"})
+    first = write_version(tmp_path / "first", b"1", "wrapper: noop\n")
+    second = write_version(tmp_path / "second", b"2", "wrapper: noop\n")
+    registry.publish("m", "1", first)
+    registry.publish("m", "2", second)
+    assert active(registry) == "2"
+    again = registry.publish("m", "1", first)  # a job that is run again
+    assert again.was_there and again.activation is None and active(registry) == "2"
+    assert registry.seal("m", "1").activation is None and active(registry) == "2"
+    registry.rollback("m")
+    assert registry.publish("m", "2", second).activation is None and active(registry) == "1"
+    registry.publish("m", "2", second, activate=True)  # who means it says so
+    assert active(registry) == "2"
+
+
+def test_a_publish_that_was_cut_off_before_its_activation_is_ended_by_running_it_again(
+    registry: Registry, tmp_path: Path
+) -> None:
+    first = write_version(tmp_path / "first", b"1", "wrapper: noop\n")
+    second = write_version(tmp_path / "second", b"2", "wrapper: noop\n")
+    registry.publish("m", "1", first, activate=True)
+    registry.publish("m", "2", second)
+    registry.policy("m", {"activation": "on-publish"})
+    assert registry.publish("m", "2", second).was_there and active(registry) == "2"
+
+
+@pytest.mark.parametrize("verb", ["activate", "rollback"])
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+def test_a_damaged_active_version_can_be_left_from_a_host_that_never_fetched_it(
+    registry: Registry, tmp_path: Path, verb: str, harm: str
+) -> None:
+    for version in ("1", "2"):
+        source = write_version(tmp_path / f"source {version}", version.encode(), "wrapper: noop\n")
+        registry.publish("m", version, source, activate=True)
+    manifest = registry.show_version("m", "2").manifest
+    assert manifest is not None
+    for entry in manifest.files:
+        file = Path(registry.url.removeprefix("file://"), "models/m/versions/2", entry.path)
+        file.unlink()
+        if harm == "changed":
+            file.write_bytes(b"x" * entry.size)
+    elsewhere = Registry(registry.url, cache_dir=tmp_path / "another host")
+    assert (elsewhere.rollback("m") if verb == "rollback" else elsewhere.activate("m", "1")).changed
+    assert active(registry) == "1"
+
+
 def test_code_needs_the_policys_leave(registry: Registry, tmp_path: Path) -> None:
     source = write_version(tmp_path / "code", b"x", "wrapper: python\nsample: [[1.0, 2.0]]\n")
     (source / "wrapper.py").write_text(

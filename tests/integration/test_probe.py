@@ -132,14 +132,17 @@ def test_writer_of_a_declared_registry_is_reminded_once_and_a_reader_never(tmp_p
     assert len(said) == 2
 
 
-def test_no_right_to_write_is_said_and_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [StorageDenied, StorageUnavailable])
+def test_no_right_to_write_and_no_bucket_are_said_and_not_judged(
+    kind: type[StorageError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store(tmp_path / "r")
 
     def refuse(key: str, data: bytes) -> bool:
-        raise StorageDenied("no", hint="ask")
+        raise kind("no", hint="ask")
 
     monkeypatch.setattr(store, "create", refuse)
-    with pytest.raises(StorageDenied):
+    with pytest.raises(kind):
         probe(store, PLAN, actor="test")
 
 

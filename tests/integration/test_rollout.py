@@ -282,6 +282,20 @@ def test_publish_with_on_publish_waits_for_the_rollout(staged: Registry, tmp_pat
         publish(staged, tmp_path, "5", activate=True)
 
 
+def test_publishing_a_candidate_again_after_its_abort_does_not_activate_it(staged: Registry, tmp_path: Path) -> None:
+    staged.policy("m", {"activation": "on-publish"})
+    staged.rollout("m", "2", percent=5)
+    staged.abort("m")
+    assert staged.seal("m", "2").activation is None
+    assert state(staged).active.version == "1"  # type: ignore[union-attr]
+
+
+def test_a_limit_in_the_policy_that_no_daemon_would_look_at_is_refused(staged: Registry) -> None:
+    with pytest.raises(InvalidSetting, match="no limit 'max_eror_rate'") as caught:
+        staged.policy("m", {"rollout_limits": {"max_eror_rate": 0.01}})
+    assert "max_error_rate" in str(caught.value.hint)
+
+
 def test_unknown_fields_of_a_rollout_survive_a_change(staged: Registry) -> None:
     staged.rollout("m", "2", percent=5)
 

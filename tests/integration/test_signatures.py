@@ -219,6 +219,14 @@ def test_publisher_with_a_key_signs_what_he_publishes_and_his_records(
     assert registry.verify().ok
 
 
+def test_verify_names_a_version_in_use_once(registry: Registry, folder: Path) -> None:
+    registry.publish("m", "1", folder, activate=True)
+    registry.alias("m", "stable", "1")
+    registry.policy("m", {"require_signature": True})
+    said = [finding.message for finding in registry.verify("m").findings]
+    assert len(said) == 1 and "it is in use, but" in said[0]
+
+
 def test_forged_record_is_found_by_verify_and_named(registry: Registry, folder: Path, key: Path) -> None:
     registry.workspace.sign_key = key
     registry.trust("m", "ci", public(key))

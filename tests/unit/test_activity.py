@@ -9,6 +9,7 @@ from clipperfs.serverd.counters import Counters
 from clipperfs.serverd.metrics import render
 
 from clipperfs.activity import compare, quantile, read_series
+from clipperfs.cli.call import figures
 from clipperfs.cli.top import activity_text
 
 STATUS = {
@@ -70,6 +71,7 @@ def test_quiet_daemon_has_no_latencies() -> None:
     activity = compare(read_series(reading(counters)), read_series(reading(counters)), 1.0)
     assert math.isnan(activity.apps[0].p99_ms)
     assert "nan" not in activity_text(activity)
+    assert figures(activity)["apps"][0]["p99_ms"] is None
 
 
 def test_quantile_is_linear_within_its_bucket() -> None:

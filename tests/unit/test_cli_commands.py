@@ -273,6 +273,23 @@ def test_wait_without_daemons_times_out_and_the_record_stands(shell: Shell) -> N
 
 
 @pytest.mark.usefixtures("accepting")
+def test_verify_warns_of_a_copy_under_a_name_that_is_none(shell: Shell) -> None:
+    (shell.folder / "registry/models/Fraud/versions/1").mkdir(parents=True)
+    (shell.folder / "registry/models/digits/versions/x y").mkdir(parents=True)
+    report = shell.json("verify")
+    assert report["ok"]
+    assert [finding["subject"] for finding in report["findings"]] == ["models/Fraud", "models/digits/versions/x y"]
+    assert "'Fraud' may hold only" in report["findings"][0]["message"]
+    assert "no models yet" in shell.run("list").stdout
+
+
+def test_history_names_the_operations_when_one_is_misspelt(shell: Shell) -> None:
+    shell.registry.policy("digits", {"replicas": 2})
+    result = shell.run("history", "digits", "--op", "rolback")
+    assert "no operation 'rolback'" in result.stderr and "rollback" in result.stderr
+    assert "note:" not in shell.run("history", "digits", "--op", "policy").stderr
+
+
 def test_history_is_newest_first_and_hostile_text_is_visible(shell: Shell) -> None:
     shell.published("1")
     shell.run("activate", "digits", "1", "--reason", HOSTILE)

@@ -17,7 +17,7 @@ from clipperfs.permissions.acl import EVERYONE, Acl, Principal, parse_principal,
 from clipperfs.permissions.aws import policy_document
 from clipperfs.permissions.bucket import statements_about
 from clipperfs.permissions.plan import changed, reaches, right_of
-from clipperfs.rights import RIGHTS, needed_right
+from clipperfs.rights import RIGHTS, SETTING_RIGHTS, needed_right
 from clipperfs.store.oserror import name_right
 
 M = ModelName("m")
@@ -133,6 +133,14 @@ def test_denial_names_right_model_and_key_and_what_to_do() -> None:
     assert error.fields == {"key": "models/m/log/1.json", "errno": "EACCES", "right": "activate", "model": "m"}
     before = str(error)
     assert str(name_right(error, "create", "models/m/log/1.json")) == before
+
+
+def test_who_may_not_set_rights_is_told_that_the_owner_may() -> None:
+    error = name_right(StorageDenied("cannot change: no", hint="x"), SETTING_RIGHTS, "models/m")
+    assert error.message.startswith("only the owner of its files may set the rights on model m: ")
+    assert "right" not in error.fields and "root" in (error.hint or "")
+    before = str(error)
+    assert str(name_right(error, SETTING_RIGHTS, "models/m")) == before
 
 
 BUCKET = "arn:aws:s3:::bucket/"

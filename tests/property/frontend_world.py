@@ -18,6 +18,7 @@ from clipperfs.serverd import dispatch, hedging, pending, predict, served, stage
 from clipperfs.serverd.cache import PredictionCache
 from clipperfs.serverd.counters import Counters
 from clipperfs.serverd.pending import Query
+from clipperfs.serverd.query import version_of
 from clipperfs.serverd.routing import RoutingTable
 from clipperfs.serverd.served import ServedVersion
 from clipperfs.serverd.slow import SlowLog
@@ -141,7 +142,7 @@ class Request:
         assert len(self.replies) == 1, "answered twice"
         assert self._loop.now <= self.due + 1e-9, f"answered {self._loop.now - self.due:.4f} s after its deadline"
         assert len(answers) == len(self.inputs)
-        named = staged.version_of(head + b"\r\n")
+        named = version_of(head + b"\r\n")
         for value, answer in zip(self.inputs, answers, strict=True):
             if answer["default"]:
                 assert answer["output"] == f"default of {self.app}"

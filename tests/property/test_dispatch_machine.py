@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -182,6 +183,19 @@ class DispatchMachine(RuleBasedStateMachine):
             self.world.handler.handle_packed(entry, exchange, inputs, pin, key, self.loop.now)
         self.loop.settle()
 
+    @rule(app=st.sampled_from(APPS), value=VALUES, more=st.integers(0, 2))
+    def ask_plainly(self, app: str, value: float, more: int) -> None:
+        for number in range(more + 1):
+            self.ask(app, [(value + number) % 4], None, "json", None)
+
+    @rule(rounds=st.integers(1, 3))
+    def work(self, rounds: int) -> None:
+        """Have a few queries answered at once: what is learned from batches is learned."""
+        for number in range(rounds):
+            self.ask("patient", [float(number)], None, "json", None)
+            self.loop.advance(0.001)
+            self.answer_all()
+
     @rule(pick=PICK)
     def leave(self, pick: int) -> None:
         waiting = [request for request in self.requests if not request.replies and not request.has_left]
@@ -350,7 +364,7 @@ def search(examples: int, steps: int, **options: Any) -> settings:
     )
 
 
-DispatchMachine.TestCase.settings = search(50, 40)
+DispatchMachine.TestCase.settings = search(100, 50)
 TestDispatchMachine = DispatchMachine.TestCase
 
 
@@ -376,3 +390,91 @@ def test_refused_queries_of_a_canary_wait_their_turn_in_full_batches() -> None:
         machine.everything_holds()
     finally:
         machine.teardown()
+
+
+@pytest.fixture
+def machine() -> Iterator[DispatchMachine]:
+    machine = DispatchMachine()
+    yield machine
+    machine.everything_holds()
+    machine.teardown()
+
+
+def outputs(machine: DispatchMachine) -> list[Any]:
+    return [answer["output"] for request in machine.requests for _, answers in request.replies for answer in answers]
+
+
+def hand_over_by_fault(machine: DispatchMachine) -> bytes:
+    """Have the active version take over two queries that the candidate failed on; return which replica got them."""
+    machine.start_rollout("canary", 100.0)
+    (candidate,) = (replica for replica, name in machine.owners.items() if name == "2")
+    machine.ask("patient", [0.0, 1.0], None, "json", "k")
+    while machine.world.transport.got[candidate]:
+        machine.reply(candidate, 0, "fault")
+    assert sum(len(one.queries) for one in machine.out_of(machine.world.dispatcher._actives["m"])) == 2
+    return machine.out_of(machine.world.dispatcher._actives["m"])[0].replica.identity
+
+
+def test_query_taken_over_outlives_a_replica_of_the_active_version(machine: DispatchMachine) -> None:
+    identity = hand_over_by_fault(machine)
+    machine.lose_or_add_replica("1", machine.versions["1"].replicas.index(identity.hex()), True)
+    machine.answer_all()
+    machine.answer_all()
+    assert outputs(machine) == [["1", 0.0], ["1", 1.0]]
+
+
+def test_batch_of_queries_taken_over_is_split_like_any_other(machine: DispatchMachine) -> None:
+    machine.load_anew("2", 1, True, 2)
+    machine.start_rollout("canary", 100.0)
+    (candidate,) = machine.world.dispatcher.versions["load2"].replicas
+    machine.world.transport.unreachable.add(candidate.identity)
+    for version in machine.world.dispatcher.versions.values():
+        version.batch_limit.limit = 2
+    machine.ask("patient", [0.0, 1.0], None, "json", "k")
+    machine.abort_rollout(False)
+    machine.wait(1.0)
+    (batch,) = machine.out_of(machine.world.dispatcher._actives["m"])
+    assert len(batch.queries) == 2
+    while machine.out_of(batch.version):
+        one = machine.out_of(batch.version)[0]
+        machine.reply(one.replica.identity, 0, "fault" if len(one.queries) > 1 else "output")
+    assert sorted(outputs(machine)) == [["1", 0.0], ["1", 1.0]]
+
+
+def test_what_could_not_be_sent_to_a_candidate_goes_to_the_active_version(machine: DispatchMachine) -> None:
+    machine.start_rollout("canary", 100.0)
+    machine.world.transport.unreachable |= {replica for replica, name in machine.owners.items() if name == "2"}
+    machine.ask("patient", [0.0], None, "json", "k")
+    assert machine.world.dispatcher.versions["load2"].retries
+    machine.abort_rollout(False)
+    assert machine.world.released == ["load2"]
+    machine.answer_all()
+    assert outputs(machine) == [["1", 0.0]]
+
+
+def test_follower_is_predicted_when_its_leader_has_run_out_of_time(machine: DispatchMachine) -> None:
+    machine.ask("quick", [0.0], None, "json", None)
+    machine.ask("patient", [0.0], None, "json", None)
+    assert machine.world.counters.version("m", "1").shared == 1
+    machine.wait(0.06)
+    assert len(machine.out_of(machine.world.dispatcher._actives["m"])) == 2
+    for identity, messages in machine.world.transport.got.items():
+        if any(batch.queries[0].owner.app == "patient" and batch.replica.identity == identity for batch in
+               machine.out_of(machine.world.dispatcher._actives["m"])):  # fmt: skip
+            machine.reply(identity, len(messages) - 1, "output")
+    assert outputs(machine) == ["default of quick", ["1", 0.0]]
+
+
+def test_fault_of_one_of_two_twins_leaves_the_query_to_the_other(machine: DispatchMachine) -> None:
+    for value in (1.0, 2.0, 3.0):
+        machine.ask("patient", [value], None, "json", None)
+        machine.wait(0.001)
+        machine.answer_all()
+    machine.ask("patient", [0.0], None, "json", None)
+    machine.wait(0.2)
+    one, other = machine.out_of(machine.world.dispatcher._actives["m"])
+    assert one.twin is other
+    machine.reply(one.replica.identity, 0, "fault")
+    assert len(outputs(machine)) == 3
+    machine.reply(other.replica.identity, 0, "output")
+    assert outputs(machine)[-1] == ["1", 0.0]

@@ -42,6 +42,8 @@ class DispatchMachine(RuleBasedStateMachine):
         self.world = World()
         self.loop = self.world.loop
         self.requests: list[Request] = []
+        self.base = 0.0
+        """Added to each value, so that the cache does not know them all soon."""
         self.loads = 0
         self.replicas = 0
         self.owners: dict[bytes, str] = {}
@@ -87,7 +89,7 @@ class DispatchMachine(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(NAMES),
-        replicas=st.integers(0, 2),
+        replicas=st.sampled_from([2, 1, 2, 0]),
         idempotent=st.booleans(),
         size=st.sampled_from([1, 2, 4]),
     )
@@ -134,10 +136,11 @@ class DispatchMachine(RuleBasedStateMachine):
             rollout = None
         self.apply(versions=self.versions | {name: replace(route, replicas=left)}, rollout=rollout)
 
-    @rule()
-    def unlink_model(self) -> None:
-        self.model = None
-        self.apply()
+    @rule(gone=st.sampled_from([False, False, False, True]))
+    def unlink_model(self, gone: bool) -> None:
+        if gone:
+            self.model = None
+            self.apply()
 
     @precondition(lambda self: self.model is None)
     @rule()
@@ -183,18 +186,27 @@ class DispatchMachine(RuleBasedStateMachine):
             self.world.handler.handle_packed(entry, exchange, inputs, pin, key, self.loop.now)
         self.loop.settle()
 
-    @rule(app=st.sampled_from(APPS), value=VALUES, more=st.integers(0, 2))
+    @rule(app=st.sampled_from(APPS), value=VALUES, more=st.sampled_from([0, 1, 9]))
     def ask_plainly(self, app: str, value: float, more: int) -> None:
+        self.base += 10.0
         for number in range(more + 1):
-            self.ask(app, [(value + number) % 4], None, "json", None)
+            self.ask(app, [value + number + self.base], None, "json", None)
 
     @rule(rounds=st.integers(1, 3))
     def work(self, rounds: int) -> None:
         """Have a few queries answered at once: what is learned from batches is learned."""
         for number in range(rounds):
-            self.ask("patient", [float(number)], None, "json", None)
+            self.base += 4.0
+            self.ask("patient", [float(number) + self.base], None, "json", None)
             self.loop.advance(0.001)
             self.answer_all()
+
+    @rule(rounds=st.integers(1, 3), value=VALUES, seconds=st.sampled_from([0.02, 0.2]))
+    def straggle(self, rounds: int, value: float, seconds: float) -> None:
+        """Have a batch be late, beside what is known of others."""
+        self.work(rounds)
+        self.ask_plainly("patient", value, 1)
+        self.loop.advance(seconds)
 
     @rule(pick=PICK)
     def leave(self, pick: int) -> None:

@@ -490,3 +490,14 @@ def test_fault_of_one_of_two_twins_leaves_the_query_to_the_other(machine: Dispat
     assert len(outputs(machine)) == 3
     machine.reply(other.replica.identity, 0, "output")
     assert outputs(machine)[-1] == ["1", 0.0]
+
+
+def test_released_version_takes_nothing_over(machine: DispatchMachine) -> None:
+    machine.start_rollout("canary", 100.0)
+    machine.ask("patient", [0.0], None, "json", "k")
+    machine.unlink_model(True)
+    assert machine.world.released == ["load1"], "nobody leases the active version"
+    (candidate,) = (replica for replica, name in machine.owners.items() if name == "2")
+    machine.reply(candidate, 0, "fault")
+    assert outputs(machine) == ["default of patient"]
+    assert machine.world.released == ["load1", "load2"]

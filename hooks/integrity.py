@@ -28,7 +28,8 @@ class Integrity:
             return Verdict(
                 hook=self.name,
                 outcome="passed",
-                reason=f"All {measures['files']} files have the size and the SHA-256 that the manifest lists.",
+                reason=f"All {measures['files']} files of this host's copy have the size and the SHA-256 that the manifest"
+                " lists.",
                 measures=measures,
             )
         shown = "; ".join(problems[:5]) + (f" (and {len(problems) - 5} more)" if len(problems) > 5 else "")

@@ -121,9 +121,13 @@ class Dispatcher:
         version = query.version
         version.counter.defaults += 1
         now = monotonic()
-        if self._hand_over(version, [query], now):
+        active = self._successor(version) if query.is_canary and query.deadline > now + DEADLINE_RESERVE_S else None
+        if active is None:
             query.fall_back("overload", explain_overload(version.model), now)
             return
+        # Into the queue: each alone and ahead of it would cost the active version its batches and its fairness.
+        self._move([query], version, active)
+        active.queue.put(query, query.owner.app)
         self._watch_deadline(query)
 
     def _watch_deadline(self, query: Query) -> None:
@@ -345,11 +349,11 @@ class Dispatcher:
         is_worth = version.route.idempotent and version.faults_in_row <= MAX_FAULTS_SPLIT + len(waiting).bit_length()
         if len(batch.queries) > 1 and len(waiting) > 0 and is_worth:
             hurried = [one for one in waiting if one.is_canary and now > one.arrived + one.owner.slo_s * SPLIT_SHARE]
-            if hurried:
+            if hurried and self._successor(version) is not None:  # else half a batch is all that is left to try
                 self._give_up(version, hurried, "failed", explain_failed(version.model), now)
                 waiting = [query for query in waiting if query.version is version and not query.is_done]
             half = (len(waiting) + 1) // 2
-            version.counter.retries += 1
+            version.counter.retries += bool(waiting)
             version.retries.extend(part for part in (waiting[:half], waiting[half:]) if part)
         else:
             self._give_up(version, waiting, "failed", explain_failed(version.model), now)
@@ -385,30 +389,46 @@ class Dispatcher:
 
         The caller ends the leases of the others on ``version``.
         """
+        active = self._successor(version)
+        if active is None:
+            return queries
+        in_time = now + DEADLINE_RESERVE_S
+        moved = [query for query in queries if query.is_canary and query.deadline > in_time]
+        if not moved:
+            return queries
+        self._move(moved, version, active)
+        step = active.batch_limit.limit
+        active.retries.extend(moved[start : start + step] for start in range(0, len(moved), step))
+        return [query for query in queries if query.version is version]
+
+    def _successor(self, version: ServedVersion) -> ServedVersion | None:
+        """Return the active version if it can take queries over from this one.
+
+        None for the active version itself: what it has taken over, or got as a candidate before it became active, has
+        nobody else, and is tried again like any other query.
+        """
         active = self._actives.get(version.model)
         if (
             active is None
             or active is version
             or not active.replicas
             or active.queue.rows >= active.bearable
+            or active.queue.size_bytes >= MAX_QUEUED_BYTES
             or active.route.input_type != version.route.input_type
         ):
-            return queries
-        in_time = now + DEADLINE_RESERVE_S
-        moved = [query for query in queries if query.is_canary and query.deadline > in_time]
-        if not moved:
-            return queries
-        for query in moved:
+            return None
+        return active
+
+    def _move(self, queries: list[Query], version: ServedVersion, active: ServedVersion) -> None:
+        """Have queries lease the active version. The caller puts them where they wait, and ends their old leases."""
+        for query in queries:
             query.version = active
             query.key = None  # that of the candidate: what the active version says must not be kept under it
-        version.counter.moved += len(moved)
-        active.live += len(moved)
-        active.counter.queries += len(moved)
-        step = active.batch_limit.limit
-        active.retries.extend(moved[start : start + step] for start in range(0, len(moved), step))
+        version.counter.moved += len(queries)
+        active.live += len(queries)
+        active.counter.queries += len(queries)
         if not active.is_dirty:
             self._mark(active)
-        return [query for query in queries if query.version is version]
 
     def _settle_default(self, query: Query, reason: str, explanation: str, now: float) -> None:
         if query.is_done:
@@ -505,8 +525,8 @@ class Dispatcher:
         for app in table.apps.values():
             if app.model is not None:
                 shortest[app.model] = min(shortest.get(app.model, float("inf")), app.slo_us / 1e6)
+        self._actives.clear()  # of a model that has left, too: a released version must not be leased again
         for model_name, model in table.models.items():
-            self._actives.pop(model_name, None)
             # The active version first: it takes over what a candidate that lost its replicas leaves.
             for name in sorted(model.versions, key=lambda name: name != model.active):
                 route = model.versions[name]
@@ -521,24 +541,39 @@ class Dispatcher:
                     self._actives[model_name] = version
                 self._follow(version, route, route.unavailable or model.unavailable)
                 served[model_name, name] = version
+                rollout = model.rollout
+                if name != model.active and (rollout is None or rollout.version != name or rollout.kind != "canary"):
+                    self._hand_over_waiting(version)  # an alias or a pin may keep what was a candidate
         staying = {version.route.key for version in served.values()}
         for version in list(self.versions.values()):
             if version.route.key not in staying:
-                if not version.is_leaving:
-                    self._hand_over_waiting(version)
+                self._hand_over_waiting(version)  # each time: an active version may have come back
                 version.is_leaving = True
                 self._release(version, 0)
         return served
 
     def _hand_over_waiting(self, version: ServedVersion) -> None:
-        """Have the active version answer what waits for a candidate whose rollout has ended."""
-        if not any(query.is_canary for lane in version.queue.lanes.values() for query in lane):
+        """Have the active version answer what waits for a candidate whose rollout has ended.
+
+        So does what could not be sent, or is to be tried again: the replicas may be why the rollout has ended. What is
+        in ``retries`` may be done again: of a version that is not idempotent that is what never left.
+        """
+        groups = [group for group in version.retries if any(query.is_canary for query in group)]
+        if not groups and not any(query.is_canary for lane in version.queue.lanes.values() for query in lane):
             return
+        now = monotonic()
+        count = 0
+        for _ in range(len(version.retries)):
+            group = [query for query in version.retries.popleft() if not query.is_done]
+            left = self._hand_over(version, group, now)
+            count += len(group) - len(left)
+            if left:
+                version.retries.append(left)
         waiting = version.queue.take_all()
-        left = self._hand_over(version, waiting, monotonic())
+        left = self._hand_over(version, waiting, now)
         for query in left:
             version.queue.put(query, query.owner.app)
-        self._release(version, len(waiting) - len(left))
+        self._release(version, count + len(waiting) - len(left))
 
     def _follow(self, version: ServedVersion, route: VersionRoute, unavailable: str | None) -> None:
         version.follow(route)
@@ -558,10 +593,11 @@ class Dispatcher:
         if not version.replicas:
             now = monotonic()
             explanation = unavailable or explain_crashed(version.model, version.name)
-            begun = [query for group in version.retries for query in group]
+            waiting = [query for group in version.retries for query in group]
             version.retries.clear()
-            self._give_up(version, begun, "unavailable", explanation, now)
-            self._give_up(version, version.queue.take_all(), "unavailable", explanation, now, have_begun=False)
+            waiting += version.queue.take_all()
+            # Of a version that is not idempotent, only batches that could not be sent wait in ``retries``.
+            self._give_up(version, waiting, "unavailable", explanation, now, have_begun=False)
         elif not version.is_dirty:
             self._mark(version)
 
@@ -574,8 +610,9 @@ class Dispatcher:
         if not version.route.idempotent:
             self._give_up(version, waiting, "lost", explain_crashed(version.model, version.name), monotonic())
             return
-        again = [query for query in waiting if query.attempts == 0 and not query.is_canary]
-        given_up = [query for query in waiting if query.attempts or query.is_canary]
+        can_move = self._successor(version) is not None
+        again = [query for query in waiting if query.attempts == 0 and not (query.is_canary and can_move)]
+        given_up = [query for query in waiting if query.attempts or (query.is_canary and can_move)]
         for query in again:
             query.attempts += 1
         self._give_up(version, given_up, "failed", explain_failed(version.model), monotonic())

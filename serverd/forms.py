@@ -29,9 +29,8 @@ class FormHandler:
 
     def handle(self, path: bytes, exchange: Exchange, body: bytes, form: BodyForm) -> None:
         """Answer one request to an application's path, now or later."""
-        arrived = monotonic()
         if not form.encoding:
-            self._answer(path, exchange, body, form, arrived)
+            self._answer(path, exchange, body, form, monotonic())
             return
         loop = asyncio.get_running_loop()
         task = loop.run_in_executor(self._threads, decompress, body, form.encoding, self._limit_bytes)
@@ -47,7 +46,8 @@ class FormHandler:
                 loop.call_exception_handler({"message": "decompressing a body failed", "exception": error})
                 exchange.fail(500, "Internal error", "the body could not be decompressed; the server's log says why")
             else:
-                self._answer(path, exchange, task.result(), form, arrived)
+                # Its time begins now, as for compressed JSON: deadlines are watched in the order of the arrivals.
+                self._answer(path, exchange, task.result(), form, monotonic())
 
         task.add_done_callback(finish)
 

@@ -23,13 +23,13 @@ class Integrity:
         """Compare the candidate's files with its manifest."""
         candidate = context.candidate
         problems = copy_problems(candidate.path, candidate.manifest, candidate.manifest_digest)
-        measures = {"files": len(candidate.manifest.files), "size_bytes": candidate.manifest.size_bytes}
+        count = len(candidate.manifest.files)
+        measures = {"files": count, "size_bytes": candidate.manifest.size_bytes}
         if not problems:
             return Verdict(
                 hook=self.name,
                 outcome="passed",
-                reason=f"All {measures['files']} files of this host's copy have the size and the SHA-256 that the manifest"
-                " lists.",
+                reason=f"All {count} files of this host's copy have the size and SHA-256 that the manifest lists.",
                 measures=measures,
             )
         shown = "; ".join(problems[:5]) + (f" (and {len(problems) - 5} more)" if len(problems) > 5 else "")

@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
+# What test-integration runs: SELECT=servers leaves the long proofs out.
+SELECT ?= servers or proof
 FUZZ_RUNS   ?= 1000000
 
 SHELL := /bin/bash
@@ -39,7 +41,7 @@ test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. Un
 test-integration: $(INSTALLED)  ## Run the tests that start real storage servers (Ceph from Debian's packages, HDFS) and the long proofs; what cannot start is counted.
 	@$(BIN)/python -c 'import moto' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[test,servers]' --constraint constraints.txt
 	@scripts/install-test-servers.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'servers or proof' tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m '$(SELECT)' tests
 
 check: lint  ## Run what a change must pass before it is shown: lint, then unit, property and spec tests. Under two minutes.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/property tests/spec

@@ -201,7 +201,8 @@ class Cache:
             marker.touch(mode=0o600)
         with self._locked(fcntl.LOCK_SH):
             yield
-        marker.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the version is there; a marker that stays keeps blobs for a day, no more
+            marker.unlink()
 
     def new_blob_path(self) -> Path:
         """Return a fresh path beside the blobs, to be renamed to :meth:`blob` when its content is proven."""
@@ -233,7 +234,11 @@ class Cache:
                 break
             if self._drop(version.digest):
                 freed += version.size_bytes
-        with contextlib.suppress(BlockingIOError), self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with (
+            told_plainly("sweep", str(self.root)),
+            contextlib.suppress(BlockingIOError),
+            self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB),
+        ):
             self._sweep()  # while somebody fills the cache, it is left to whoever evicts next
         return max(freed, 0)
 

@@ -121,8 +121,10 @@ class Settings(BaseModel):
                 place = f"{ENVIRONMENT_PREFIX}{name.upper()} in the environment"
             elif origin[name] == "the command line":
                 place = f"--{name.replace('_', '-')}"
+            is_size = cls.model_fields[name].annotation is ByteSize if name in cls.model_fields else False
             raise InvalidSetting(
                 f"{place}: {finding['msg'].removeprefix('Value error, ')}",
+                hint="a size is a number of bytes, or has a unit: 500MB, 20GB, 64MiB" if is_size else None,
                 setting=name,
                 source=origin[name],
             ) from error

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def change_line(done: str, outcome: Outcome | AppOutcome) -> str:
     """Return one line about a change: which record it is, or that everything was so already."""
     seq = outcome.record.seq if outcome.record is not None else 0
-    return visible(f"{done}, record {seq}" if outcome.changed else f"{done} already (record {seq})")
+    return visible(f"{done}, record {seq}" if outcome.changed else f"{done}; that was so already (record {seq})")
 
 
 def activation_text(model: str, outcome: Outcome, *, dry_run: bool = False) -> str:

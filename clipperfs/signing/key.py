@@ -173,7 +173,12 @@ def read_trusted_keys(path: str | os.PathLike[str]) -> dict[str, str]:
             raise InvalidSetting(f"everybody may write {name}: it cannot say whom to trust", hint=f"chmod o-w {name}")
         text = Path(path).read_text("utf-8")[:FILE_BYTES]
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSetting(f"trusted keys {name} cannot be read: {error}", setting="trusted_keys") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InvalidSetting(
+            f"trusted keys {name} cannot be read: {why}",
+            hint="it holds a line for each publisher, NAME and the public key that 'clipperfs key show' prints",
+            setting="trusted_keys",
+        ) from error
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()

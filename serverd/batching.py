@@ -143,6 +143,8 @@ class DeadlineQueue:
         doomed: list[Query] = []
         lanes = [lane for lane in self.lanes.values() if lane]
         if len(lanes) == 1:
+            if self.rows <= limit and self.size_bytes <= MAX_BATCH_BYTES:
+                return self._empty(lanes[0])
             self._fill(batch, doomed, lanes[0], limit, limit, doomed_before, 0)
             return batch, doomed
         size_bytes = 0
@@ -159,6 +161,14 @@ class DeadlineQueue:
             if not lane:
                 lanes.remove(lane)
         return batch, doomed
+
+    def _empty(self, lane: deque[Query]) -> tuple[list[Query], list[Query]]:
+        """Return what ``take`` does where all that waits is in one lane and fits: the usual case, so the quick one."""
+        waiting = [query for query in lane if not query.is_done]
+        lane.clear()
+        self.rows = self.size_bytes = 0
+        gone = [query for query in waiting if query.is_gone]
+        return [query for query in waiting if not query.is_gone] if gone else waiting, gone
 
     def _fill(
         self,

@@ -54,7 +54,9 @@ class HttpConnection(asyncio.Protocol):
         "header_bytes",
         "headers",
         "heads_left",
+        "known_bytes",
         "known_form",
+        "known_head",
         "known_prefix",
         "known_suffix",
         "known_target",
@@ -94,6 +96,9 @@ class HttpConnection(asyncio.Protocol):
         self.unread_bytes = 0
         """What has come since the last piece of a body and is none of it: chunk extensions, trailers."""
         self.refusal: tuple[int, str] | None = None
+        self.known_head = b""
+        """The whole head of the request that was repeated last, which had ``known_bytes`` with its body."""
+        self.known_bytes = -1
         self.known_prefix: bytes | None = None
         """The head that may be repeated, up to the digits of Content-Length; ``known_suffix`` is what follows them."""
         self.known_suffix = self.known_target = b""
@@ -142,12 +147,16 @@ class HttpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.blocked = False
-        self._resume_reading()
+        self.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         server = self.server
         self.last_tick = server.tick
         if self.phase == IDLE:
+            head = self.known_head
+            if len(data) == self.known_bytes and data.startswith(head):
+                self._answer_known(data[len(head) :])
+                return
             prefix = self.known_prefix
             if prefix is not None and data.startswith(prefix):
                 start = len(prefix)
@@ -156,14 +165,30 @@ class HttpConnection(asyncio.Protocol):
                 if stop > start and digits.isdigit() and data.startswith(self.known_suffix, stop):
                     start = stop + len(self.known_suffix)
                     if len(data) - start == int(digits) <= self.limits.body_bytes:
-                        exchange = Exchange(self, LAST if server.draining else 0)
-                        self._handle(exchange, b"POST", self.known_target, data[start:], self.known_form)
+                        self.known_head = data[:start]
+                        self.known_bytes = len(data)
+                        self._answer_known(data[start:])
                         return
         elif self.phase >= REFUSED:
             return
         self._parse(data)
 
     # -- reading
+
+    def _answer_known(self, body: bytes) -> None:
+        """Handle a request whose head has been seen before, by the shortest way there is."""
+        server = self.server
+        exchange = Exchange(self, LAST if server.draining else 0)
+        answer = server.posts.get(self.known_target) if self.known_form is None else None
+        if answer is None or self.first is not None:
+            self._handle(exchange, b"POST", self.known_target, body, self.known_form)
+            return
+        server.requests += 1
+        self.first = exchange
+        try:
+            answer(exchange, body)
+        except Exception as error:
+            self._fail(exchange, error)
 
     def _parse(self, data: bytes) -> None:
         was_idle = self.phase == IDLE
@@ -202,6 +227,7 @@ class HttpConnection(asyncio.Protocol):
             self.heads_left -= 1
             self.known_target = self.target
             self.known_form = None if self.form_headers is None else read_form(self.form_headers)
+            self.known_bytes = -1
             self.known_prefix = data[: found.start(1)]
             self.known_suffix = data[found.end(1) : end]
 
@@ -312,9 +338,13 @@ class HttpConnection(asyncio.Protocol):
                 server.handler(exchange, method, target, body)
             else:
                 server.form_handler(exchange, method, target, body, form)
-        except Exception as error:  # one request's failure is not its neighbours'
-            asyncio.get_running_loop().call_exception_handler({"message": "a handler failed", "exception": error})
-            exchange.fail(500, "Internal error", "the request could not be handled; the server's log says why")
+        except Exception as error:
+            self._fail(exchange, error)
+
+    def _fail(self, exchange: Exchange, error: Exception) -> None:
+        """Answer for a handler that failed: one request's failure is not its neighbours'."""
+        asyncio.get_running_loop().call_exception_handler({"message": "a handler failed", "exception": error})
+        exchange.fail(500, "Internal error", "the request could not be handled; the server's log says why")
 
     def _stop(self, status: int, cause: str) -> NoReturn:
         """End the parse from inside a callback."""
@@ -350,7 +380,8 @@ class HttpConnection(asyncio.Protocol):
             self.reading_paused = True
             self.transport.pause_reading()
 
-    def _resume_reading(self) -> None:
+    def resume_reading(self) -> None:
+        """Go on reading, unless there is still a reason not to."""
         if self.reading_paused and not self.blocked and len(self.rest) <= self.limits.pipeline // 2:
             self.reading_paused = False
             if self.transport is not None and not self.transport.is_closing():
@@ -379,7 +410,7 @@ class HttpConnection(asyncio.Protocol):
                 self._write(raw)
                 break
         if self.reading_paused:
-            self._resume_reading()
+            self.resume_reading()
 
     def finish_or_keep(self, exchange: Exchange, raw: bytes) -> None:
         """End an exchange with its last bytes, now or when it is its turn."""
@@ -417,7 +448,7 @@ class HttpConnection(asyncio.Protocol):
                 transport.write_eof()
             except (RuntimeError, OSError):
                 self.abort()
-            self._resume_reading()  # what is left unread would reset the reply away all the same
+            self.resume_reading()  # what is left unread would reset the reply away all the same
         else:
             self._close()
 

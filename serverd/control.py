@@ -60,6 +60,11 @@ def controller_endpoint(runtime_dir: str) -> str:
     return f"ipc://{runtime_dir}/c.ipc"
 
 
+def lane_path(endpoint: str) -> str:
+    """Return where the frontend that binds a ZeroMQ endpoint listens for lanes."""
+    return endpoint.removeprefix("ipc://").removesuffix(".ipc") + ".ln"
+
+
 class ControlError(Exception):
     """The other side broke the framing; the channel cannot be read any further."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
@@ -13,12 +14,13 @@ from clipperfs import wire
 from . import sharing
 from .batching import MAX_QUEUED_BYTES, SLO_SHARE
 from .cache import PredictionCache
+from .control import lane_path
 from .counters import Counters
 from .pending import DeadlineLanes, Query
 from .routing import SLO_MISSED, RoutingTable, VersionRoute, explain_crashed, explain_failed, explain_overload
 from .served import DEPTH, Batch, Replica, ServedVersion
 from .slow import SlowLog
-from .transport import ReplicaTransport
+from .transport import HELLO_START, ReplicaTransport
 
 DEADLINE_RESERVE_S: Final = 0.001
 """How much before its deadline a query is given up, so that the default output arrives in time."""
@@ -30,9 +32,10 @@ SPLIT_SHARE: Final = 0.3
 """The part of its SLO after which a canary's query is no longer tried in half a batch, but by the active version."""
 HANG_CHECK_S: Final = 0.25
 REACH_AGAIN_S: Final = 0.02
+LOST_S: Final = 0.5
+"""How long a replica whose lane has ended is left alone, unless it speaks: dead ones leave the table in less."""
 HEDGE_CHECK_S: Final = 0.1
 HEDGE_AGAIN_S: Final = 0.005
-HELLO_START: Final = wire.pack_header(wire.HELLO, wire.MAJOR, wire.MINOR, 0)[:-1]
 
 
 class Dispatcher:
@@ -62,7 +65,7 @@ class Dispatcher:
         self._on_lost = on_lost
         self._slow = slow
         self._loop = asyncio.get_running_loop()
-        self._transport = ReplicaTransport(endpoint, self._hear)
+        self._transport = ReplicaTransport(endpoint, self._hear, lane_path(endpoint), self._lose)
         self._replicas: dict[bytes, Replica] = {}
         self._batches: dict[int, Batch] = {}
         # Not 0: a replica may still send outputs that were meant for a frontend that died at this endpoint.
@@ -85,6 +88,10 @@ class Dispatcher:
 
     # -- queries in
 
+    def deadline_lane(self, slo_s: float) -> deque[Query]:
+        """Return where queries of an SLO are watched: their owners keep it."""
+        return self._deadlines.lane(slo_s)
+
     def submit(self, query: Query) -> None:
         """Take a query in; it is answered later, or refused at once when too many wait."""
         version = query.version
@@ -100,7 +107,7 @@ class Dispatcher:
         queue.put(query, owner.app)
         if query.key is not None and query.may_lead:
             sharing.lead(query)
-        self._deadlines.put(query, owner.slo_s)
+        owner.deadlines.append(query)
         if query.deadline < self._timer_at:
             self._arm(query.deadline)
         if not version.is_dirty:
@@ -131,7 +138,7 @@ class Dispatcher:
         self._watch_deadline(query)
 
     def _watch_deadline(self, query: Query) -> None:
-        self._deadlines.put(query, query.owner.slo_s)
+        query.owner.deadlines.append(query)
         if query.deadline < self._timer_at:
             self._arm(query.deadline)
 
@@ -143,6 +150,7 @@ class Dispatcher:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        self._deadlines.sweep()
         dirty, self._dirty = self._dirty, []
         for version in dirty:
             version.is_dirty = False
@@ -197,16 +205,13 @@ class Dispatcher:
         """Send a batch. Returns None when the replica cannot be reached."""
         size = version.element_bytes
         parts = [query.packed for query in queries]
-        lengths = wire.common_length([len(part) // size for part in parts])
+        lengths: int | list[int] = len(parts[0]) // size
+        if len(set(map(len, parts))) > 1:
+            lengths = [len(part) // size for part in parts]
         number = self._next_batch
         header = wire.pack_header(wire.PREDICT, number, version.input_code, len(parts), lengths)
         if not self._transport.send(replica.identity, header, b"".join(parts)):
-            replica.is_reachable = False
-            if replica.has_spoken:
-                replica.has_spoken = False
-                self._on_lost(replica.identity.hex())
-            if self._reach_timer is None:
-                self._reach_timer = self._loop.call_later(REACH_AGAIN_S, self._reach_again)
+            self._cut_off(replica)
             return None
         self._next_batch = number + 1
         batch = self._batches[number] = Batch(version, replica, queries, now)
@@ -242,11 +247,44 @@ class Dispatcher:
     def _reach_again(self) -> None:
         """Try the replicas again that could not be reached: one that connects says nothing until it is asked."""
         self._reach_timer = None
+        is_over = monotonic() - LOST_S
         for replica in self._replicas.values():
-            if not replica.is_reachable:
-                replica.is_reachable = True
-                if not replica.version.is_dirty:
-                    self._mark(replica.version)
+            if replica.is_reachable:
+                continue
+            if replica.lost_at > is_over:
+                self._reach_later()
+                continue
+            replica.is_reachable = True
+            if not replica.version.is_dirty:
+                self._mark(replica.version)
+
+    def _cut_off(self, replica: Replica) -> None:
+        """Send a replica nothing until it speaks or is tried again, and report it once."""
+        replica.is_reachable = False
+        if replica.has_spoken:
+            replica.has_spoken = False
+            self._on_lost(replica.identity.hex())
+        self._reach_later()
+
+    def _reach_later(self) -> None:
+        if self._reach_timer is None:
+            self._reach_timer = self._loop.call_later(REACH_AGAIN_S, self._reach_again)
+
+    def _lose(self, identity: bytes) -> None:
+        """Try the batches of a replica whose lane has ended on another one, without waiting for the next table."""
+        replica = self._replicas.get(identity)
+        if replica is None:
+            return
+        replica.lost_at = monotonic()
+        self._cut_off(replica)
+        self._retry_batches(replica)
+        if not replica.version.is_dirty:
+            self._mark(replica.version)
+
+    def _retry_batches(self, replica: Replica) -> None:
+        for number in [number for number, batch in self._batches.items() if batch.replica is replica]:
+            self._retry_lost(self._batches.pop(number))
+        replica.batches = 0
 
     # -- outputs back
 
@@ -254,7 +292,9 @@ class Dispatcher:
         """Take in one message of a replica."""
         replica = self._replicas.get(identity)
         if replica is None:
-            if frames[0] and not frames[0].startswith(HELLO_START):  # a replica may connect before the table names it
+            if frames[0] and not frames[0].startswith(
+                HELLO_START, 1
+            ):  # a replica may connect before the table names it
                 self._counters.dropped_messages += 1
             return
         replica.has_spoken = True
@@ -588,8 +628,7 @@ class Dispatcher:
                 version.replicas.append(replica)
         for replica in gone:
             self._drop_replica(replica)
-            for number in [number for number, batch in self._batches.items() if batch.replica is replica]:
-                self._retry_lost(self._batches.pop(number))
+            self._retry_batches(replica)
         if not version.replicas:
             now = monotonic()
             explanation = unavailable or explain_crashed(version.model, version.name)
@@ -640,8 +679,6 @@ class Dispatcher:
 
 def _are_lengths(lengths: Any, count: int, body_bytes: int) -> bool:
     """Return whether a list of lengths cuts a body into ``count`` outputs, none empty."""
-    if not isinstance(lengths, list) or len(lengths) != count:
+    if not isinstance(lengths, list) or len(lengths) != count or set(map(type, lengths)) != {int}:
         return False
-    if not all(type(length) is int and length > 0 for length in lengths):
-        return False
-    return sum(lengths) == body_bytes
+    return min(lengths) > 0 and sum(lengths) == body_bytes

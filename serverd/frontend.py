@@ -185,6 +185,7 @@ class Frontend:
         released, self._released = self._released, []
         served = self._dispatcher.apply(table)
         self._predict.follow(table, served, self.counters)
+        self.server.posts = self._predict.posts
         self.table = table
         self._may_listen.set()
         released += self._released

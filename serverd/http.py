@@ -7,7 +7,7 @@ lists what a client may do; ``connection`` enforces it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -49,6 +49,8 @@ class HttpServer:
         self, handler: Handler, limits: HttpLimits | None = None, form_handler: FormHandler | None = None
     ) -> None:
         self.handler = handler
+        self.posts: Mapping[bytes, Callable[[Exchange, bytes], None]] = {}
+        """What answers a POST of a plain body to exactly this target, ahead of the handler."""
         self.form_handler = form_handler
         """Takes the bodies that are not plain JSON; without one, compressed bodies are refused."""
         self.limits = limits or HttpLimits()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from .counters import AppCounter
+import msgspec
+
+from .counters import LATENCY_BOUNDS_S, AppCounter
 from .query import answer_body, batch_body, default_body, reply_head
 
 if TYPE_CHECKING:
@@ -22,57 +25,53 @@ COMPACT_FROM: Final = 4096
 class QueryOwner:
     """What the queries of one application under one table share."""
 
-    __slots__ = ("app", "counter", "default_output", "limiter", "slo_s")
+    __slots__ = ("app", "counter", "deadlines", "default_output", "limiter", "slo_s")
 
     def __init__(
-        self, app: str, slo_s: float, default_output: bytes, counter: AppCounter, limiter: AppLimiter | None
+        self,
+        app: str,
+        slo_s: float,
+        default_output: bytes,
+        counter: AppCounter,
+        limiter: AppLimiter | None,
+        deadlines: deque[Query],
     ) -> None:
         self.app = app
+        self.deadlines = deadlines
+        """The dispatcher's lane for this SLO (``DeadlineLanes.lane``)."""
         self.limiter = limiter
         self.slo_s = slo_s
         self.default_output = default_output
         self.counter = counter
 
 
-class Query:
-    """One input that leases one version until it is answered. ``index`` is its place in a batch reply, -1 alone.
+class Query(msgspec.Struct, eq=False, gc=False):
+    """One input that leases one version until it is answered. A Struct because that is the cheapest object to make.
 
-    ``key`` is its key in the prediction cache, or None; ``followers`` are queries of the same key that wait for its
-    output instead of being predicted themselves.
+    It is not known to the garbage collector: whoever makes it part of a cycle must break that cycle (``followers`` do
+    not refer to their leader; an exchange knows nothing of its query).
     """
 
-    __slots__ = (
-        "arrived", "attempts", "deadline", "followers", "index", "is_done", "key", "number", "owner", "packed", "sink",
-        "version",
-    )  # fmt: skip
+    owner: QueryOwner
+    version: ServedVersion
+    packed: bytes
+    number: int
+    arrived: float
+    deadline: float
+    sink: Exchange | BatchReply
+    index: int
+    """Its place in a batch reply, -1 alone."""
+    key: bytes | None = None
+    """Its key in the prediction cache."""
+    followers: list[Query] | None = None
+    """Queries of the same key that wait for its output instead of being predicted themselves."""
+    attempts: int = 0
+    is_done: bool = False
+
     is_canary: ClassVar[bool] = False
     """Whether a rollout gave it to the candidate, so that the active version may answer it as well."""
     may_lead: ClassVar[bool] = True
     """Whether equal queries may wait for its output: not where it may be answered by another version after all."""
-
-    def __init__(
-        self,
-        owner: QueryOwner,
-        version: ServedVersion,
-        packed: bytes,
-        number: int,
-        arrived: float,
-        sink: Exchange | BatchReply,
-        index: int,
-        key: bytes | None = None,
-    ) -> None:
-        self.owner = owner
-        self.version = version
-        self.key = key
-        self.followers: list[Query] | None = None
-        self.packed = packed
-        self.number = number
-        self.arrived = arrived
-        self.deadline = arrived + owner.slo_s
-        self.sink = sink
-        self.index = index
-        self.attempts = 0
-        self.is_done = False
 
     @property
     def is_gone(self) -> bool:
@@ -83,14 +82,13 @@ class Query:
         """Give the prediction: JSON text. Call it once, or ``fall_back``."""
         self.is_done = True
         owner = self.owner
-        owner.counter.observe(now - self.arrived)
+        counter = owner.counter
+        latency_s = now - self.arrived
+        counter.latency[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
+        counter.latency_us += int(latency_s * 1e6)
         if owner.limiter is not None:
             owner.limiter.in_flight -= 1
-        body = answer_body(self.number, output)
-        if self.index < 0:
-            self.sink.send(b"%b%d\r\n\r\n%b" % (self.version.reply_head, len(body), body))  # type: ignore[union-attr]
-        else:
-            self.sink.fill(self.index, body, self.version.reply_head)  # type: ignore[union-attr]
+        give_answer(self.number, self.sink, self.index, output, self.version.reply_head)
 
     def abandon(self) -> None:
         """End the query without an answer: its client has gone."""
@@ -103,6 +101,15 @@ class Query:
         self.owner.counter.observe(now - self.arrived)
         self.abandon()
         give_default(self.owner, self.number, self.sink, self.index, reason, explanation)
+
+
+def give_answer(number: int, sink: Exchange | BatchReply, index: int, output: bytes, head: bytes) -> None:
+    """Answer with an output; ``head`` names the version that gave it."""
+    body = answer_body(number, output)
+    if index < 0:
+        sink.send(b"%b%d\r\n\r\n%b" % (head, len(body), body))  # type: ignore[union-attr]
+    else:
+        sink.fill(index, body, head)  # type: ignore[union-attr]
 
 
 def give_default(
@@ -145,7 +152,10 @@ class BatchReply:
 
 
 class DeadlineLanes:
-    """All unanswered queries by SLO, each lane in the order of the deadlines; says when the next one is due."""
+    """All unanswered queries by SLO, each lane in the order of the deadlines; says when the next one is due.
+
+    A lane is never replaced, so that the owner of queries may keep the one of its SLO and append to it.
+    """
 
     __slots__ = ("_lanes", "_sweep_at")
 
@@ -153,32 +163,36 @@ class DeadlineLanes:
         self._lanes: dict[float, deque[Query]] = {}
         self._sweep_at = COMPACT_FROM
 
-    def put(self, query: Query, slo_s: float) -> None:
-        """Watch a query's deadline."""
+    def lane(self, slo_s: float) -> deque[Query]:
+        """Return the lane of an SLO. What is appended to it is watched; ``sweep`` is to be called now and then."""
         lane = self._lanes.get(slo_s)
         if lane is None:
             lane = self._lanes[slo_s] = deque()
-        lane.append(query)
-        if len(lane) > self._sweep_at:
-            self._sweep()
+        return lane
 
     def pop_due(self, now: float) -> tuple[list[Query], float | None]:
         """Return the unanswered queries whose deadline has come, and the earliest deadline that is left."""
         due: list[Query] = []
         earliest: float | None = None
-        for slo_s, lane in list(self._lanes.items()):
+        for lane in self._lanes.values():
             while lane and (lane[0].is_done or lane[0].deadline <= now):
                 query = lane.popleft()
                 if not query.is_done:
                     due.append(query)
-            if not lane:
-                del self._lanes[slo_s]
-            elif earliest is None or lane[0].deadline < earliest:
+            if lane and (earliest is None or lane[0].deadline < earliest):
                 earliest = lane[0].deadline
         return due, earliest
 
+    def sweep(self) -> None:
+        """Drop answered queries if many may be there: under a long SLO they would pile up behind an unanswered one."""
+        for lane in self._lanes.values():
+            if len(lane) > self._sweep_at:
+                self._sweep()
+                return
+
     def _sweep(self) -> None:
-        """Drop answered queries: under a long SLO they would pile up behind an unanswered one."""
-        for slo_s, lane in self._lanes.items():
-            self._lanes[slo_s] = deque(query for query in lane if not query.is_done)
+        for lane in self._lanes.values():
+            waiting = [query for query in lane if not query.is_done]
+            lane.clear()
+            lane.extend(waiting)
         self._sweep_at = max(COMPACT_FROM, 2 * max(map(len, self._lanes.values())))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ from .counters import Counters
 from .dispatch import Dispatcher
 from .exchange import Exchange
 from .limiter import AppLimiter
-from .pending import BatchReply, Query, QueryOwner, give_default
+from .pending import BatchReply, Query, QueryOwner, give_answer, give_default
 from .query import (
     CODECS,
     MAX_BATCH_INPUTS,
@@ -41,6 +43,7 @@ class AppEntry:
         "app",
         "codec",
         "explanation",
+        "input_bytes",
         "input_size",
         "owner",
         "reason",
@@ -64,6 +67,8 @@ class AppEntry:
         self.versions = versions
         self.active, self.reason, self.explanation = self.resolve(None)
         self.input_size = None if self.active is None else self.active.route.input_size
+        self.input_bytes = (self.input_size or 0) * self.codec.element_bytes
+        """How long a packed input is; 0 where any length will do."""
         self.rollout = self._stage()
         self.version = self.active if self.rollout is None else None
         """What answers every usual query. None: a rollout decides, or nothing answers. One test tells, as before."""
@@ -83,7 +88,7 @@ class AppEntry:
         candidate = self.versions.get((self.app.model, model.rollout.version))
         if candidate is None or not candidate.route.replicas or candidate.route.input_type != self.app.input_type:
             return None
-        return StagedRollout(model.rollout, candidate, self.owner.slo_s)
+        return StagedRollout(model.rollout, candidate, self.owner)
 
 
 class PredictHandler:
@@ -91,6 +96,8 @@ class PredictHandler:
 
     def __init__(self, dispatcher: Dispatcher, cache: PredictionCache, first_query_id: int) -> None:
         self.routes: dict[bytes, AppEntry] = {}
+        self.posts: dict[bytes, Callable[[Exchange, bytes], None]] = {}
+        """By target: what answers a plain body."""
         self._limiters: dict[str, AppLimiter] = {}
         self._dispatcher = dispatcher
         self._cache = cache
@@ -100,13 +107,20 @@ class PredictHandler:
         """Route by a new table from the next query on."""
         routes: dict[bytes, AppEntry] = {}
         for name, app in table.apps.items():
+            slo_s = app.slo_us / 1e6
             owner = QueryOwner(
-                name, app.slo_us / 1e6, nest_output(app.default_output), counters.app(name), self._limiter(name, app)
+                name,
+                slo_s,
+                nest_output(app.default_output),
+                counters.app(name),
+                self._limiter(name, app),
+                self._dispatcher.deadline_lane(slo_s),
             )
             entry = AppEntry(table, app, owner, versions)
             target = f"/{name}/predict".encode("ascii")
             routes[target] = routes[target + b"/"] = entry
         self.routes = routes
+        self.posts = {target: partial(self.handle, entry) for target, entry in routes.items()}
 
     def _limiter(self, name: str, app: AppRoute) -> AppLimiter | None:
         """Return what keeps an application within its limits. It outlives tables: queries in flight are counted."""
@@ -126,7 +140,7 @@ class PredictHandler:
         codec = entry.codec
         if len(body) >= QUICK_BYTES and entry.version is not None and codec.quick is not None and pin is None:
             packed = codec.quick(body)
-            if packed and (entry.input_size is None or len(packed) == entry.input_size * codec.element_bytes):
+            if packed and (not entry.input_bytes or len(packed) == entry.input_bytes):
                 self._submit(entry.owner, entry.version, packed, arrived, exchange, -1)
                 return
         try:
@@ -140,7 +154,8 @@ class PredictHandler:
                 self._handle_unusual(entry, exchange, request, arrived)
                 return
             packed = codec.pack(value)
-            if not packed or entry.input_size is not None:
+            size = len(packed)
+            if size != entry.input_bytes and (entry.input_bytes or not size):
                 check_input(packed, codec, entry.input_size, entry.app.model)
         except REFUSALS as error:
             self.refuse(entry, exchange, codec.explain(error, body))
@@ -252,22 +267,26 @@ class PredictHandler:
             owner.counter.observe(0.0)
             give_default(owner, number, sink, index, "limit", explain_limit(owner.app))
             return
-        if version.uses_cache and len(packed) <= MAX_CACHED_INPUT_BYTES:
-            key = version.cache_prefix + packed
-            query = Query(owner, version, packed, number, arrived, sink, index, key)
-            output = self._cache.get(key)
-            if output is not None:
-                version.counter.cache_hits += 1
-                query.answer(output, arrived)
-                return
-            version.counter.cache_misses += 1
-            leader = version.asked.get(key)
-            if leader is not None and leader.deadline <= query.deadline:
-                self._dispatcher.follow(leader, query)
-                return
+        deadline = arrived + owner.slo_s
+        if not version.uses_cache or len(packed) > MAX_CACHED_INPUT_BYTES:
+            self._dispatcher.submit(Query(owner, version, packed, number, arrived, deadline, sink, index))
+            return
+        key = version.cache_prefix + packed
+        output = self._cache.get(key)
+        if output is not None:
+            version.counter.cache_hits += 1
+            owner.counter.observe(0.0)
+            if owner.limiter is not None:
+                owner.limiter.in_flight -= 1
+            give_answer(number, sink, index, output, version.reply_head)
+            return
+        version.counter.cache_misses += 1
+        query = Query(owner, version, packed, number, arrived, deadline, sink, index, key)
+        leader = version.asked.get(key)
+        if leader is not None and leader.deadline <= deadline:
+            self._dispatcher.follow(leader, query)
         else:
-            query = Query(owner, version, packed, number, arrived, sink, index)
-        self._dispatcher.submit(query)
+            self._dispatcher.submit(query)
 
     def _submit_staged(
         self,
@@ -284,16 +303,21 @@ class PredictHandler:
         is_in_cohort = (packed if key is None else key.encode()) in rollout.cohort
         if is_in_cohort and not rollout.is_shadow:
             if not self._is_over(owner, arrived, sink, index):
-                self._submit_query(CanaryQuery(owner, candidate, packed, self._take_id(), arrived, sink, index))
+                number, deadline = self._take_id(), arrived + owner.slo_s
+                self._submit_query(CanaryQuery(owner, candidate, packed, number, arrived, deadline, sink, index))
         elif active is None:
             self._default(entry, sink, index, entry.reason, entry.explanation)
         elif not is_in_cohort or not rollout.has_room:
             candidate.counter.shadow_dropped += is_in_cohort
             self._submit(owner, active, packed, arrived, sink, index)
         elif not self._is_over(owner, arrived, sink, index):
-            shadowed = ShadowedQuery(owner, active, packed, self._take_id(), arrived, sink, index)
-            copy = ShadowCopy(rollout.copies, candidate, packed, -1, arrived, sink, index)
-            shadowed.comparison = copy.comparison = Comparison(candidate.counter)
+            number, deadline, comparison = self._take_id(), arrived + owner.slo_s, Comparison(candidate.counter)
+            shadowed = ShadowedQuery(
+                owner, active, packed, number, arrived, deadline, sink, index, comparison=comparison
+            )
+            copy = ShadowCopy(
+                rollout.copies, candidate, packed, -1, arrived, deadline, sink, index, comparison=comparison
+            )
             self._submit_query(shadowed)  # first: the caller's answer waits for nothing
             self._submit_query(copy)
 

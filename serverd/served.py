@@ -27,7 +27,7 @@ with 32 clients)."""
 class Replica:
     """One replica as this frontend sees it."""
 
-    __slots__ = ("batches", "has_spoken", "identity", "is_reachable", "last_heard", "version")
+    __slots__ = ("batches", "has_spoken", "identity", "is_reachable", "last_heard", "lost_at", "version")
 
     def __init__(self, identity: bytes, version: ServedVersion) -> None:
         self.identity = identity
@@ -38,6 +38,8 @@ class Replica:
         self.has_spoken = False
         """Since it was last reported as lost, if it was."""
         self.last_heard = 0.0
+        self.lost_at = float("-inf")
+        """When its lane ended: most likely it has died, and the next table will not name it."""
 
 
 class Batch:

@@ -29,11 +29,11 @@ class StagedRollout:
 
     __slots__ = ("candidate", "cohort", "copies", "is_shadow")
 
-    def __init__(self, route: RolloutRoute, candidate: ServedVersion, slo_s: float) -> None:
+    def __init__(self, route: RolloutRoute, candidate: ServedVersion, owner: QueryOwner) -> None:
         self.candidate = candidate
         self.cohort = Cohort(route.salt, route.percent)
         self.is_shadow = route.kind == "shadow"
-        self.copies = QueryOwner("a shadow", slo_s, b"null", AppCounter(), None)
+        self.copies = QueryOwner("a shadow", owner.slo_s, b"null", AppCounter(), None, owner.deadlines)
         """Owns a shadow's copies: nobody is told what becomes of them."""
 
     @property
@@ -43,18 +43,16 @@ class StagedRollout:
         return candidate.live < SHADOW_LIVE and candidate.queue.size_bytes < SHADOW_QUEUED_BYTES
 
 
-class CanaryQuery(Query):
+class CanaryQuery(Query, eq=False, gc=False):
     """A query that the candidate answers; if it cannot, the active version does."""
 
-    __slots__ = ()
     is_canary: ClassVar[bool] = True
     may_lead: ClassVar[bool] = False
 
 
-class ShadowedQuery(Query):
+class ShadowedQuery(Query, eq=False, gc=False, kw_only=True):
     """A query that the active version answers as always, and whose output is then compared."""
 
-    __slots__ = ("comparison",)
     comparison: Comparison
     may_lead: ClassVar[bool] = False
 
@@ -64,10 +62,9 @@ class ShadowedQuery(Query):
         self.comparison.take(output)
 
 
-class ShadowCopy(Query):
+class ShadowCopy(Query, eq=False, gc=False, kw_only=True):
     """The copy of a query that goes to the candidate: it is answered to nobody."""
 
-    __slots__ = ("comparison",)
     comparison: Comparison
     may_lead: ClassVar[bool] = False
 

@@ -7,13 +7,14 @@ import os
 import sys
 import time
 import traceback
-from typing import Any
+from typing import Any, TypeAlias
 
 import zmq
 
 from clipperfs import wire
 from clipperfs.replica.batch import unpack_batch
 from clipperfs.replica.encode import OutputError, encode_outputs
+from clipperfs.replica.lane import Lane
 from clipperfs.replica.spec import ReplicaSpec, failure_reason
 from clipperfs.wrapper import Wrapper
 
@@ -21,6 +22,8 @@ _LINGER_MS = 1000
 _RECONNECT_MS = (20, 500)
 _LARGE_BODY_BYTES = 32 * 1024
 """From here on a body is read in place instead of copied."""
+_Way: TypeAlias = "zmq.Socket[bytes] | Lane"
+"""How a message came, and how its answer goes."""
 _SAME_TRACEBACK_S = 10.0
 
 
@@ -36,7 +39,7 @@ class Stop(BaseException):
 
 
 class Conversation:
-    """One DEALER socket a peer. Everything happens on the main thread."""
+    """One DEALER socket a peer, and a lane to those that offer one. Everything happens on the main thread."""
 
     def __init__(self, spec: ReplicaSpec) -> None:
         self.spec = spec
@@ -51,6 +54,10 @@ class Conversation:
         self._monitors: dict[zmq.Socket[bytes], zmq.Socket[bytes]] = {}
         self._greeted: set[zmq.Socket[bytes]] = set()
         self._sockets = [self._connect(endpoint) for endpoint in spec.endpoints]
+        self._lanes: dict[int, Lane] = {}
+        self._beside: dict[Lane, zmq.Socket[bytes]] = {}
+        """The peer's socket, which takes what is too large for its lane."""
+        self._poller = zmq.Poller()
         self._last_fault = ("", 0.0)
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
@@ -74,7 +81,7 @@ class Conversation:
     def serve(self, wrapper: Wrapper) -> None:
         """Answer until a peer says STOP or SIGTERM comes."""
         bytes_as = getattr(wrapper, "bytes_as", "int8")
-        poller = zmq.Poller()
+        poller = self._poller
         for socket in (*self._sockets, *self._monitors):
             poller.register(socket, zmq.POLLIN)
         only = self._sockets[0] if len(self._sockets) == 1 else None
@@ -83,18 +90,21 @@ class Conversation:
                 self.waiting = True  # before looking at the flag: a signal in between must not be slept over
                 if self.stopping:
                     break
-                if only is not None:
+                if only is not None and not self._lanes:
                     header = only.recv()
                     self.waiting = False
                     self._answer(only, header, wrapper, bytes_as)
                     continue
                 ready = poller.poll()
                 self.waiting = False
-                for socket, _ in ready:
-                    if socket in self._monitors:
-                        self._greet_again(socket)
-                        continue
-                    self._answer(socket, socket.recv(), wrapper, bytes_as)
+                for source, _ in ready:
+                    lane = self._lanes.get(source) if type(source) is int else None
+                    if lane is not None:
+                        self._serve_lane(lane, wrapper, bytes_as)
+                    elif source in self._monitors:
+                        self._greet_again(source)
+                    elif type(source) is not int:
+                        self._answer(source, source.recv(), wrapper, bytes_as)
                     if self._leaving():
                         break
         except Stop:
@@ -118,6 +128,9 @@ class Conversation:
 
     def finish(self) -> None:
         """Send what is still to be sent, then let the sockets go."""
+        until = time.monotonic() + _LINGER_MS / 1000
+        for lane in self._lanes.values():
+            lane.finish(until)
         self._context.destroy(_LINGER_MS)
 
     def _leaving(self) -> bool:
@@ -130,6 +143,40 @@ class Conversation:
         if socket in self._greeted:
             self._send(socket, self._hello)
         self._greeted.add(socket)
+
+    def _open_lane(self, socket: zmq.Socket[bytes], path: str, token: str) -> None:
+        """Take up a peer's offer. Whatever is in the way: ZeroMQ will do."""
+        try:
+            lane = Lane(path, token)
+        except OSError as error:
+            log_traceback(error)
+            return
+        self._lanes[lane.fileno()] = lane
+        self._beside[lane] = socket
+        self._poller.register(lane.fileno(), zmq.POLLIN)
+
+    def _serve_lane(self, lane: Lane, wrapper: Wrapper, bytes_as: Any) -> None:
+        """Answer what has arrived at a lane."""
+        number = lane.fileno()
+        had_unsent = lane.has_unsent
+        if had_unsent:
+            lane.flush()
+        for header, body in lane.read():
+            self._answer_frame(lane, header, body, wrapper, bytes_as)
+        if not lane.is_open:
+            del self._lanes[number], self._beside[lane]
+            self._poller.unregister(number)
+        elif lane.has_unsent != had_unsent:
+            self._poller.register(number, zmq.POLLIN | zmq.POLLOUT if lane.has_unsent else zmq.POLLIN)
+
+    def _answer_frame(self, lane: Lane, header: bytes, body: memoryview, wrapper: Wrapper, bytes_as: Any) -> None:
+        try:
+            fields = wire.unpack_header(header)
+            if fields[0] == wire.PREDICT:
+                _, batch, code, count, lengths = fields[:5]
+                self._predict(lane, wrapper, bytes_as, batch, code, count, lengths, body)
+        except (wire.WireError, ValueError, TypeError, IndexError) as error:
+            log_traceback(error)  # and drop the message
 
     def _answer(self, socket: zmq.Socket[bytes], header: bytes, wrapper: Wrapper, bytes_as: Any) -> None:
         body: Any = b""
@@ -145,6 +192,8 @@ class Conversation:
                 self._predict(socket, wrapper, bytes_as, batch, code, count, lengths, body)
             elif kind == wire.PING:
                 self._send(socket, wire.pack_header(wire.PONG, fields[1]))
+            elif kind == wire.LANE:
+                self._open_lane(socket, *fields[1:3])
             elif kind == wire.STOP:
                 self.stopping = self.draining = True
         except (wire.WireError, ValueError, TypeError, IndexError) as error:
@@ -155,7 +204,7 @@ class Conversation:
 
     def _predict(
         self,
-        socket: zmq.Socket[bytes],
+        way: _Way,
         wrapper: Wrapper,
         bytes_as: Any,
         batch: int,
@@ -171,9 +220,9 @@ class Conversation:
             spent_us = (time.perf_counter_ns() - started_ns) // 1000
             texts = encode_outputs(outputs, count)
         except BaseException as error:  # sys.exit() in a wrapper included
-            self._send(socket, wire.pack_header(wire.FAULT, batch, self._fault_reason(error)))
+            self._send(way, wire.pack_header(wire.FAULT, batch, self._fault_reason(error)))
             return
-        self._send(socket, wire.pack_header(wire.OUTPUT, batch, spent_us, [*map(len, texts)]), b"".join(texts))
+        self._send(way, wire.pack_header(wire.OUTPUT, batch, spent_us, [*map(len, texts)]), b"".join(texts))
 
     def _fault_reason(self, error: BaseException) -> str:
         """Return what the peer is told; the whole traceback goes to the log, the same one not again and again."""
@@ -186,14 +235,21 @@ class Conversation:
         return reason
 
     def _drain(self, wrapper: Wrapper, bytes_as: Any) -> None:
-        """Answer what has arrived at any socket."""
+        """Answer what has arrived at any socket or lane."""
+        for lane in list(self._lanes.values()):
+            for header, body in lane.read_all():
+                self._answer_frame(lane, header, body, wrapper, bytes_as)
         for socket in self._sockets:
             while socket.poll(0):
                 self._answer(socket, socket.recv(), wrapper, bytes_as)
 
-    @staticmethod
-    def _send(socket: zmq.Socket[bytes], *frames: bytes) -> None:
+    def _send(self, way: _Way, *frames: bytes) -> None:
+        if isinstance(way, Lane):
+            if len(frames[-1]) <= wire.LANE_BODY_BYTES:
+                way.send(*frames)
+                return
+            way = self._beside[way]
         try:
-            socket.send_multipart(frames, zmq.NOBLOCK)
+            way.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:  # a peer that has been gone for a thousand messages
             pass

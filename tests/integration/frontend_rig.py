@@ -87,6 +87,8 @@ class Rig:
         self.messages: list[control.Message] = []
         self.children: list[subprocess.Popen[bytes]] = []
         self.replicas: list[ReplicaProcess] = []
+        self.ways: tuple[str, ...] = ()
+        """What every peer is told beside its behaviour: ``lane``, or nothing."""
         self._context = zmq.Context()
         self._router: Any = None
         self.port: int = self.expect(control.READY)["port"]
@@ -177,7 +179,7 @@ class Rig:
         """Start a ``wire_peer`` that behaves as told; return its identity once it is connected."""
         identity = new_identity()
         child = subprocess.Popen(
-            [sys.executable, str(PEER), self.endpoint, identity, *behaviour], stdout=subprocess.PIPE
+            [sys.executable, str(PEER), self.endpoint, identity, *behaviour, *self.ways], stdout=subprocess.PIPE
         )
         self.children.append(child)
         assert child.stdout is not None

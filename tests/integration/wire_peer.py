@@ -11,6 +11,8 @@ Run as ``wire_peer.py ENDPOINT IDENTITY [BEHAVIOUR…]``; says ``connected`` on 
     empty          no bytes for the first output    name:TEXT     answers with TEXT
     guess          answers the batch before its own, too
     once           answers the first batch, then falls silent
+    lane           takes the lane that it is offered; answers go back the way that the batch came
+    unframed       breaks the lane's framing at once
     log:PATH       writes the size of each batch and its inputs' first elements to a file
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import struct
 import sys
 import time
@@ -26,7 +29,37 @@ from typing import Any
 import msgpack
 import zmq
 
-HELLO, PREDICT, OUTPUT, FAULT, STOP = 1, 3, 4, 5, 6
+HELLO, PREDICT, OUTPUT, FAULT, STOP, LANE = 1, 3, 4, 5, 6, 9
+
+
+class LaneEnd:
+    """A lane by hand, after docs/wire.md: as much of a ZeroMQ socket as is needed here."""
+
+    def __init__(self, path: str, token: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.send(msgpack.packb([LANE, token]))
+
+    def send(self, header: bytes) -> None:
+        self.send_multipart([header])
+
+    def send_multipart(self, frames: list[bytes]) -> None:
+        header, body = frames[0], b"".join(frames[1:])
+        self.socket.sendall(struct.pack("<II", len(header), len(body)) + header + bytes(-len(header) % 8) + body)
+
+    def recv_multipart(self) -> list[bytes]:
+        header_bytes, body_bytes = struct.unpack("<II", self._read(8))
+        header = self._read(header_bytes + -header_bytes % 8)[:header_bytes]
+        return [header, self._read(body_bytes)]
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = self.socket.recv(size - len(data))
+            if not piece:
+                os._exit(0)  # the frontend has gone
+            data += piece
+        return data
 
 
 def main() -> None:
@@ -39,23 +72,37 @@ def main() -> None:
     peer.setsockopt(zmq.LINGER, 0)
     monitor = peer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
     peer.connect(endpoint)
-    peer.send(msgpack.packb([HELLO, 1, 0, os.getpid()]))
+    peer.send(msgpack.packb([HELLO, 1, "lane" in behaviour, os.getpid()]))
     monitor.recv_multipart()
     peer.disable_monitor()
+    poller = zmq.Poller()
+    poller.register(peer, zmq.POLLIN)
+    ways: dict[Any, Any] = {peer: peer}
+    if "lane" in behaviour:
+        fields = msgpack.unpackb(peer.recv())
+        assert fields[0] == LANE
+        end = LaneEnd(*fields[1:])
+        if "unframed" in behaviour:
+            end.socket.sendall(b"\xff" * 64)
+        else:
+            ways[end.socket.fileno()] = end
+            poller.register(end.socket.fileno(), zmq.POLLIN)
     print("connected", flush=True)
     answered = 0
     while True:
-        frames = peer.recv_multipart()
-        fields = msgpack.unpackb(frames[0]) if frames[0] else [0]
-        if fields[0] == STOP:
-            break
-        if fields[0] == PREDICT:
-            answer(peer, behaviour, fields, frames[1], answered)
-            answered += 1
-    peer.close(0)
+        for source, _ in poller.poll():
+            way = ways[source]
+            frames = way.recv_multipart()
+            fields = msgpack.unpackb(frames[0]) if frames[0] else [0]
+            if fields[0] == STOP:
+                peer.close(0)
+                return
+            if fields[0] == PREDICT:
+                answer(way, behaviour, fields, frames[1], answered)
+                answered += 1
 
 
-def answer(peer: zmq.Socket[bytes], behaviour: dict[str, str], fields: list[Any], body: bytes, seen: int) -> None:
+def answer(peer: Any, behaviour: dict[str, str], fields: list[Any], body: bytes, seen: int) -> None:
     """Answer one batch as told."""
     _, batch, _, count, lengths = fields
     sizes = lengths if isinstance(lengths, list) else [lengths] * count

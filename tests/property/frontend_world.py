@@ -93,8 +93,15 @@ class Message:
 class Transport:
     """Keeps what is sent until a test has the replica answer."""
 
-    def __init__(self, _endpoint: str, hear: Callable[[bytes, list[bytes]], None]) -> None:
+    def __init__(
+        self,
+        _endpoint: str,
+        hear: Callable[[bytes, list[bytes]], None],
+        _lane_path: str,
+        lose: Callable[[bytes], None],
+    ) -> None:
         self.hear = hear
+        self.lose = lose
         self.unreachable: set[bytes] = set()
         self.got: dict[bytes, list[Message]] = {}
 
@@ -236,6 +243,16 @@ class World:
             for query in batch.queries:
                 self.harm(query).faults += 1
         self.transport.hear(identity, frames)
+        self.loop.settle()
+
+    def lose(self, identity: bytes) -> None:
+        """Have a replica's lane end, as when it dies: what it has got is lost."""
+        self.transport.got.pop(identity, None)
+        for batch in self.dispatcher._batches.values():
+            if batch.replica.identity == identity:
+                for query in batch.queries:
+                    self.harm(query).losses += 1
+        self.transport.lose(identity)
         self.loop.settle()
 
     def unanswered(self) -> list[Query]:

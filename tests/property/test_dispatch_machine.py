@@ -240,6 +240,12 @@ class DispatchMachine(RuleBasedStateMachine):
         if identities:
             self.world.transport.unreachable ^= {identities[pick % len(identities)]}
 
+    @rule(pick=PICK)
+    def lose(self, pick: int) -> None:
+        identities = sorted(self.world.dispatcher._replicas)
+        if identities:
+            self.world.lose(identities[pick % len(identities)])
+
     @rule(seconds=st.sampled_from([0.001, 0.01, 0.03, 0.2, 1.0]))
     def wait(self, seconds: float) -> None:
         self.loop.advance(seconds)

@@ -201,7 +201,7 @@ def test_deadlines_come_due_in_time_and_once(items: list[FakeQuery]) -> None:
     lanes: Any = DeadlineLanes()
     waiting = {id(query): query for query in items if not query.is_done}
     for query in items:
-        lanes.put(query, query.deadline - query.arrived)
+        lanes.lane(query.deadline - query.arrived).append(query)
     for now in range(80):
         due, earliest = lanes.pop_due(now)
         for query in due:
@@ -216,9 +216,10 @@ def test_deadlines_come_due_in_time_and_once(items: list[FakeQuery]) -> None:
 
 def test_answered_queries_do_not_pile_up_behind_an_unanswered_one() -> None:
     lanes: Any = DeadlineLanes()
-    lanes.put(FakeQuery(0, 60), 60.0)
+    lanes.lane(60.0).append(FakeQuery(0, 60))
     for number in range(50_000):
         query = FakeQuery(number, number + 60)
-        lanes.put(query, 60.0)
+        lanes.lane(60.0).append(query)
         query.is_done = True
+        lanes.sweep()
     assert sum(map(len, lanes._lanes.values())) < 10_000

@@ -186,3 +186,33 @@ def test_reason_of_a_foreign_exception_says_where_it_was_raised() -> None:
 def test_reason_is_bounded() -> None:
     assert len(failure_reason(InvalidSetting("x" * 10**6, hint="y" * 10**6))) < wire.MAX_REASON_CHARS
     assert len(failure_reason(ValueError("x" * 10**6))) < wire.MAX_REASON_CHARS
+
+
+@given(
+    st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=60)), max_size=8),
+    st.lists(st.integers(1, 40), max_size=30),
+)
+def test_frames_come_out_of_a_lane_as_they_went_in_however_they_are_cut(
+    messages: list[tuple[bytes, bytes]], cuts: list[int]
+) -> None:
+    stream = b"".join(wire.pack_frame_head(header, len(body)) + body for header, body in messages)
+    cutter = wire.FrameCutter()
+    found = []
+    for size in [*cuts, len(stream)]:
+        piece, stream = stream[:size], stream[size:]
+        found += [(header, bytes(body)) for header, body in cutter.feed(piece)]
+    assert found == messages
+
+
+def test_body_lies_aligned_in_its_frame() -> None:
+    for size in range(1, 20):
+        assert len(wire.pack_frame_head(b"h" * size, 5)) % wire.ALIGNMENT == 0
+
+
+@pytest.mark.parametrize("cut", [3, 8, 100])
+def test_frame_that_is_too_large_is_refused_as_soon_as_its_size_is_known(cut: int) -> None:
+    stream = (wire.MAX_LANE_FRAME_BYTES).to_bytes(4, "little") + bytes(200)
+    cutter = wire.FrameCutter()
+    with pytest.raises(wire.WireError, match="is larger than"):
+        for piece in (stream[:cut], stream[cut:]):
+            list(cutter.feed(piece))

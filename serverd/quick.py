@@ -11,6 +11,7 @@ from typing import Any, Final
 
 QUICK_BYTES: Final = 1024
 """Shorter bodies are not worth it: below some 100 numbers the usual way is as quick (measured)."""
+ZEROS: Final = 8192
 
 
 def quick_packer(input_type: str) -> Callable[[bytes], bytes | None] | None:
@@ -25,11 +26,15 @@ def quick_packer(input_type: str) -> Callable[[bytes], bytes | None] | None:
         import simdjson
     except ImportError:
         return None
+    zeros = np.zeros(ZEROS, "<f4")
     parse: Callable[[bytes], Any] = simdjson.Parser().parse
 
     def doubles(body: bytes) -> Any:
         # One list, one key: no other field, no nesting, no key twice, no text. simdjson would skip a byte order mark.
-        if body[0] != 0x7B or body.count(b"[") != 1 or body.count(b'"') != 2:
+        # Looked for and not counted: to look for one byte is twenty times as quick.
+        opening = body.find(b"[")
+        quote = body.find(b'"', body.find(b'"') + 1)
+        if body[0] != 0x7B or opening < 0 or body.find(b"[", opening + 1) >= 0 or body.find(b'"', quote + 1) >= 0:
             return None
         try:
             return parse(body)["input"].as_buffer(of_type="d")
@@ -44,8 +49,10 @@ def quick_packer(input_type: str) -> Callable[[bytes], bytes | None] | None:
         found = doubles(body)
         if found is None:
             return None
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             packed = np.frombuffer(found, "<f8").astype("<f4")
-        return packed.tobytes() if np.isfinite(packed).all() else None  # too large for a float: the usual way says so
+            # Zero times a number is zero unless it was too large for a float: then the usual way says so.
+            is_sound = packed.dot(zeros[: len(packed)]) == 0.0 if len(packed) <= ZEROS else np.isfinite(packed).all()
+        return packed.tobytes() if is_sound else None
 
     return pack_floats if input_type == "floats" else pack_doubles

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,8})\r\n", re.IGNORECASE)
-PARTS: Final = 1024
-"""Pieces of a body that are kept apart; more are joined."""
+PLAIN_BYTES: Final = 64 * 1024
+"""A body up to this size is handed on as ``bytes``; a larger one as it was gathered, if it came in pieces."""
 HEADS_LEARNED: Final = 4
 """How many different heads a connection remembers before it stops trying: a client that varies them gains nothing."""
 
@@ -87,7 +87,8 @@ class HttpConnection(asyncio.Protocol):
         self.blocked_tick = 0
         self.reading_paused = False
         self.target = b""
-        self.body: list[bytes | bytearray] = []
+        self.body: Any = b""
+        """What has come of a body: a single piece as it came, more in one buffer that grows where it lies."""
         self.form_headers: dict[bytes, bytes] | None = None
         """The headers, by names in lower case, that say that the body is not plain JSON."""
         self.body_bytes = self.header_bytes = self.headers = 0
@@ -212,7 +213,7 @@ class HttpConnection(asyncio.Protocol):
         self.phase = HEAD
         self.phase_tick = self.server.tick
         self.target = b""
-        self.body = []
+        self.body = b""
         self.form_headers = None
         self.body_bytes = self.header_bytes = self.headers = self.unread_bytes = 0
         self.can_repeat = self.expects = False
@@ -269,13 +270,12 @@ class HttpConnection(asyncio.Protocol):
         self.body_bytes += len(data)
         if self.body_bytes > self.limits.body_bytes:
             self._stop(413, f"the body is larger than {self.limits.body_bytes} bytes")
-        body = self.body
-        body.append(data)
-        if len(body) > PARTS:  # what is sent in crumbs must not cost many times its size
-            if type(body[0]) is bytes:
-                body[0] = bytearray(body[0])
-            body[0] += b"".join(body[1:])
-            del body[1:]
+        if not self.body:
+            self.body = data
+            return
+        if type(self.body) is bytes:
+            self.body = bytearray(self.body)
+        self.body += data
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -289,9 +289,10 @@ class HttpConnection(asyncio.Protocol):
         self.can_repeat = not flags
         if method == b"HEAD":
             flags |= BARE
-        parts, self.body = self.body, []
+        body, self.body = self.body, b""
         form = None if self.form_headers is None else read_form(self.form_headers)
-        body = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        if len(body) <= PLAIN_BYTES:
+            body = bytes(body)
         self._handle(Exchange(self, flags), method, self.target, body, form)
 
     def _handle(self, exchange: Exchange, method: bytes, target: bytes, body: bytes, form: BodyForm | None) -> None:
@@ -323,7 +324,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, cause: str) -> None:
         """Answer with an error after the replies that are still owed, then close."""
-        self.body = []
+        self.body = b""
         if self.transport is None or self.transport.is_closing() or self._is_last():
             self.phase = CLOSED
             return
@@ -461,6 +462,8 @@ class HttpConnection(asyncio.Protocol):
         elif self.phase == BODY:
             if phase_s > limits.body_timeout_s + self.body_bytes / limits.body_rate_bytes_s:
                 self._refuse(408, "the body arrives too slowly")
+            elif quiet_s > limits.body_timeout_s and not self.reading_paused:
+                self._refuse(408, f"nothing of the body arrived for {limits.body_timeout_s:g} s")
         elif self.first is None:
             patience_s = limits.linger_s if self.phase == REFUSED else limits.write_timeout_s
             if phase_s > limits.write_timeout_s or min(phase_s, quiet_s) > patience_s:

@@ -200,7 +200,8 @@ class Dispatcher:
         lengths = wire.common_length([len(part) // size for part in parts])
         number = self._next_batch
         header = wire.pack_header(wire.PREDICT, number, version.input_code, len(parts), lengths)
-        if not self._transport.send(replica.identity, header, b"".join(parts)):
+        body = parts[0] if len(parts) == 1 else b"".join(parts)  # one input is sent from where it lies
+        if not self._transport.send(replica.identity, header, body):
             replica.is_reachable = False
             if replica.has_spoken:
                 replica.has_spoken = False

@@ -82,6 +82,7 @@ class Query:
     def answer(self, output: bytes, now: float) -> None:
         """Give the prediction: JSON text. Call it once, or ``fall_back``."""
         self.is_done = True
+        self.packed = b""  # it stays in its deadline lane for a while, and an input may be large
         owner = self.owner
         owner.counter.observe(now - self.arrived)
         if owner.limiter is not None:

@@ -167,6 +167,9 @@ class Dispatcher:
                 if idle > 1:
                     limit = min(limit, -(-queue.rows // idle))
                 batch, doomed = queue.take(limit, now + DEPTH * version.predict_s)
+                version.counter.observe_waits(batch, now)
+                if doomed:
+                    version.counter.observe_waits(doomed, now)
                 for query in doomed:
                     if query.is_gone:
                         query.abandon()

@@ -1,15 +1,17 @@
-"""The metrics of a running daemon: they parse, they cover each stage, and no counter falls when a frontend dies."""
+"""The metrics of a running daemon: they parse, cover each stage and never fall; ``top`` shows them and outlives it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import urllib.request
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.daemon_rig import Client, Rig, wait_for
+from tests.integration.terminal import run_in_terminal
 
 ASKED = 40
 
@@ -60,3 +62,33 @@ def test_counters_of_two_frontends_add_up_and_outlive_them(tmp_path: Path) -> No
         assert before["clipperfs_frontend_restarts_total", ()][1] == 2
         assert rig.ask()["status"] == 200
         assert read(daemon.port)["clipperfs_queries_total", (("app", "a"),)][1] == ASKED + 1
+
+
+def test_top_outlives_a_restart_of_the_daemon_and_ends_at_q(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.publish("1")
+    command = [
+        sys.executable,
+        "-m",
+        "clipperfs.cli",
+        "--registry",
+        str(tmp_path / "registry"),
+        "top",
+        "--every",
+        "100ms",
+    ]
+    command += ["--state-dir", str(rig.state_dir)]
+    with rig.running():
+        top = run_in_terminal(command, rows=12, columns=60)
+        terminal = top.__enter__()
+        terminal.read_until(b"requests a second")
+    try:
+        terminal.read_until(b"waiting for the daemon")
+        with rig.running():
+            rig.ask()
+            shown = terminal.read_until(b"requests a second")
+            assert b"Traceback" not in shown
+            terminal.press(b"q")
+            assert terminal.process.wait(10) == 0
+    finally:
+        top.__exit__(*sys.exc_info())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,8})\r\n", re.IGNORECASE)
+TOO_LARGE: Final = "the body is larger than %d bytes; 'start --max-body' sets the limit"
 PLAIN_BYTES: Final = 64 * 1024
 """A body up to this size is handed on as ``bytes``; a larger one as it was gathered, if it came in pieces."""
 HEADS_LEARNED: Final = 4
@@ -240,7 +241,7 @@ class HttpConnection(asyncio.Protocol):
             self.expects = True
         elif size == 14 and name.lower() == b"content-length":
             if len(value) > 15 or (value.isdigit() and int(value) > limits.body_bytes):
-                self._stop(413, f"the body is larger than {limits.body_bytes} bytes")
+                self._stop(413, TOO_LARGE % limits.body_bytes)
         elif size == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
             if self.server.form_handler is None:
                 self._stop(415, "bodies with a Content-Encoding are not accepted")
@@ -269,7 +270,7 @@ class HttpConnection(asyncio.Protocol):
         """A piece of the body has come."""
         self.body_bytes += len(data)
         if self.body_bytes > self.limits.body_bytes:
-            self._stop(413, f"the body is larger than {self.limits.body_bytes} bytes")
+            self._stop(413, TOO_LARGE % self.limits.body_bytes)
         if not self.body:
             self.body = data
             return

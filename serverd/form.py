@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from .query import MAX_BATCH_INPUTS, QUERY_ERROR, BadQueryError, InputCodec
 
 RAW_TYPES: Final = (b"application/octet-stream", b"image/", b"audio/", b"video/")
+MEDIA_TYPES: Final = (*RAW_TYPES[1:], b"multipart/")
 DTYPES: Final[Mapping[str, tuple[bytes, ...]]] = {
     "ints": (b"int32", b"<i4"),
     "floats": (b"float32", b"<f4"),
@@ -54,6 +55,8 @@ class BodyForm:
 
     encoding: bytes = b""
     is_raw: bool = False
+    media: bytes = b""
+    """``image``, ``audio`` or ``video`` of a raw body that says so, or ``multipart``."""
     dtype: bytes = b""
     shape: bytes = b""
     version: bytes = b""
@@ -67,6 +70,7 @@ def read_form(headers: Mapping[bytes, bytes]) -> BodyForm | None:
     form = BodyForm(
         encoding=b"" if encoding == b"identity" else encoding,
         is_raw=kind.startswith(RAW_TYPES),
+        media=kind.partition(b"/")[0] if kind.startswith(MEDIA_TYPES) else b"",
         dtype=headers.get(b"clipperfs-dtype", b"").strip().lower(),
         shape=headers.get(b"clipperfs-shape", b"").strip(),
         version=headers.get(b"clipperfs-version", b"").strip(),
@@ -176,7 +180,8 @@ def _read_members(
 
 
 def _too_large(limit_bytes: int) -> BadBodyError:
-    return BadBodyError(413, f"the body is larger than {limit_bytes} bytes when it is decompressed")
+    cause = f"the body is larger than {limit_bytes} bytes when it is decompressed; 'start --max-body' sets the limit"
+    return BadBodyError(413, cause)
 
 
 def raw_inputs(body: bytes, form: BodyForm, codec: InputCodec) -> list[bytes] | bytes:
@@ -186,8 +191,17 @@ def raw_inputs(body: bytes, form: BodyForm, codec: InputCodec) -> list[bytes] | 
         BadQueryError: says what does not fit, and what would.
     """
     names = DTYPES[codec.input_type]
+    if form.media and codec.input_type != "bytes":
+        kind = form.media.decode()
+        raise BadQueryError(
+            QUERY_ERROR,
+            f"a body of type {kind}/… is for applications of input type bytes; this one takes {codec.input_type}: send "
+            "its elements as application/octet-stream, or as JSON",
+        )
     if form.dtype and form.dtype not in names:
-        expected = f"{names[0].decode()} is expected" if names else "none is expected: the input is UTF-8 text"
+        expected = (
+            f"{names[0].decode()}, little-endian, is expected" if names else "none is expected: the input is UTF-8 text"
+        )
         raise BadQueryError(
             QUERY_ERROR,
             f"Clipperfs-Dtype says {form.dtype.decode('ascii', 'backslashreplace')}; for {codec.input_type} {expected}",
@@ -197,7 +211,8 @@ def raw_inputs(body: bytes, form: BodyForm, codec: InputCodec) -> list[bytes] | 
     if len(body) % codec.element_bytes:
         raise BadQueryError(
             QUERY_ERROR,
-            f"the body has {len(body)} bytes, which is no whole number of {names[0].decode()} elements",
+            f"the body has {len(body)} bytes, which is no whole number of {names[0].decode()} elements of "
+            f"{codec.element_bytes} bytes",
         )
     if not form.shape:
         return body

@@ -29,6 +29,13 @@ class FormHandler:
 
     def handle(self, path: bytes, exchange: Exchange, body: bytes, form: BodyForm) -> None:
         """Answer one request to an application's path, now or later."""
+        if form.media == b"multipart":
+            exchange.fail(
+                415,
+                BODY_ERROR,
+                "multipart bodies are not read; send the file itself: curl --data-binary @FILE, with its type",
+            )
+            return
         if not form.encoding:
             self._answer(path, exchange, body, form, monotonic())
             return

@@ -25,7 +25,9 @@ def test_plain_json_has_no_form() -> None:
 
 def test_raw_body_is_known_by_its_content_type() -> None:
     form = read_form({b"content-type": b"Image/png", b"clipperfs-dtype": b" UINT8 "})
-    assert form == BodyForm(is_raw=True, dtype=b"uint8")
+    assert form == BodyForm(is_raw=True, media=b"image", dtype=b"uint8")
+    assert read_form({b"content-type": b"application/octet-stream"}) == BodyForm(is_raw=True)
+    assert read_form({b"content-type": b"multipart/form-data; boundary=x"}) == BodyForm(media=b"multipart")
 
 
 @pytest.mark.parametrize("encoding", ENCODERS)
@@ -135,7 +137,10 @@ def test_rows_of_a_large_raw_body_are_views_of_it() -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "form", "says"),
     [
-        ("floats", b"x" * 8, BodyForm(dtype=b"float64"), "for floats float32 is expected"),
+        ("floats", b"x" * 8, BodyForm(dtype=b"float64"), "for floats float32, little-endian, is expected"),
+        ("floats", b"x" * 8, BodyForm(dtype=b">f4"), "says >f4; for floats float32, little-endian, is expected"),
+        ("floats", b"x" * 8, BodyForm(media=b"image"), "type image/… is for applications of input type bytes"),
+        ("strings", b"x" * 8, BodyForm(media=b"video"), "this one takes strings"),
         ("floats", b"x" * 7, BodyForm(), "no whole number of float32 elements"),
         ("doubles", b"x" * 16, BodyForm(shape=b"3"), "the shape 3 needs 24"),
         ("doubles", b"x" * 16, BodyForm(shape=b"2,2"), "the shape 2,2 needs 32"),

@@ -53,7 +53,8 @@ def test_counters_of_two_frontends_add_up_and_outlive_them(tmp_path: Path) -> No
 
         for one in daemon.status()["frontends"]:
             os.kill(one["pid"], signal.SIGKILL)
-            wait_for(lambda pid=one["pid"]: pid not in [each["pid"] for each in daemon.status()["frontends"]])
+            pid = one["pid"]
+            wait_for(lambda: pid not in [each["pid"] for each in daemon.status()["frontends"]])  # noqa: B023
             wait_for(lambda: all(each["state"] == "ready" for each in daemon.status()["frontends"]))
             after = read(daemon.port)
             for key, (kind, value) in before.items():

@@ -208,6 +208,10 @@ class Client:
         said = str(cause or problem or f"status {status}")
         if status == 404:
             raise self._no_application(app)
+        if status == 413:
+            raise InvalidInput(
+                said, hint="send less at a time, or start the daemon with a larger --max-body", status=status
+            )
         if 400 <= status < 500:
             raise InvalidInput(
                 said, hint=f"application {app} has an input type: clipperfs app show {app}", status=status

@@ -20,6 +20,8 @@ LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,8})\r\n", re.IG
 TOO_LARGE: Final = "the body is larger than %d bytes; 'start --max-body' sets the limit"
 PLAIN_BYTES: Final = 64 * 1024
 """A body up to this size is handed on as ``bytes``; a larger one as it was gathered, if it came in pieces."""
+TURN_BYTES: Final = 512 * 1024
+"""What is read of a body before others get their turn. The loop by itself reads 8 MiB: 25 ms (measured)."""
 HEADS_LEARNED: Final = 4
 """How many different heads a connection remembers before it stops trying: a client that varies them gains nothing."""
 
@@ -70,6 +72,7 @@ class HttpConnection(asyncio.Protocol):
         "server",
         "target",
         "transport",
+        "turn_bytes",
         "unread_bytes",
     )
 
@@ -93,6 +96,8 @@ class HttpConnection(asyncio.Protocol):
         self.form_headers: dict[bytes, bytes] | None = None
         """The headers, by names in lower case, that say that the body is not plain JSON."""
         self.body_bytes = self.header_bytes = self.headers = 0
+        self.turn_bytes = 0
+        """How much of the body had come when others got their turn last."""
         self.unread_bytes = 0
         """What has come since the last piece of a body and is none of it: chunk extensions, trailers."""
         self.refusal: tuple[int, str] | None = None
@@ -189,6 +194,8 @@ class HttpConnection(asyncio.Protocol):
             elif self.phase == BODY:
                 if self.body_bytes != body_bytes:
                     self.unread_bytes = 0
+                    if self.body_bytes - self.turn_bytes >= TURN_BYTES:
+                        self._yield_turn()
                 else:
                     self.unread_bytes += len(data)
                     if self.unread_bytes > 2 * self.limits.header_bytes + len(data):
@@ -216,7 +223,7 @@ class HttpConnection(asyncio.Protocol):
         self.target = b""
         self.body = b""
         self.form_headers = None
-        self.body_bytes = self.header_bytes = self.headers = self.unread_bytes = 0
+        self.body_bytes = self.header_bytes = self.headers = self.turn_bytes = self.unread_bytes = 0
         self.can_repeat = self.expects = False
 
     def on_url(self, target: bytes) -> None:
@@ -351,6 +358,13 @@ class HttpConnection(asyncio.Protocol):
         if not self.reading_paused and self.transport is not None and not self.transport.is_closing():
             self.reading_paused = True
             self.transport.pause_reading()
+
+    def _yield_turn(self) -> None:
+        """Read on in the next turn of the loop."""
+        self.turn_bytes = self.body_bytes
+        if not self.reading_paused:
+            self._pause_reading()
+            asyncio.get_running_loop().call_soon(self._resume_reading)
 
     def _resume_reading(self) -> None:
         if self.reading_paused and not self.blocked and len(self.rest) <= self.limits.pipeline // 2:

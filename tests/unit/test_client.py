@@ -202,6 +202,13 @@ def test_threads_share_a_client(daemon: Daemon, client: Client) -> None:
     assert daemon.connections <= 4
 
 
+def test_body_over_the_limit_is_told_how_to_raise_it(daemon: Daemon, client: Client) -> None:
+    daemon.reply(413, error="Request refused", cause="the body is larger than 10 bytes")
+    with pytest.raises(InvalidInput, match="larger than 10 bytes") as caught:
+        client.predict("a", b"x" * 11)
+    assert "--max-body" in str(caught.value.hint)
+
+
 def test_refused_input_says_the_cause(daemon: Daemon, client: Client) -> None:
     daemon.reply(400, error="Request error", cause="input is a text, not doubles")
     with pytest.raises(InvalidInput, match="input is a text, not doubles"):

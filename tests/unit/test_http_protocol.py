@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
@@ -11,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from clipperfs.serverd.connection import HttpConnection
+from clipperfs.serverd.connection import TURN_BYTES, HttpConnection
 from clipperfs.serverd.exchange import Exchange, StreamReply
 from clipperfs.serverd.http import HttpLimits, HttpServer
 from hypothesis import given
@@ -797,6 +798,28 @@ def test_body_in_crumbs_is_kept_in_one_buffer() -> None:
     assert site.asked == [(b"POST", b"/a", b"".join(b"%02d" % (number % 100) for number in range(count)))]
     whole: Any = site.asked[0][2]
     assert isinstance(whole, bytearray), "not copied once more"
+
+
+def test_others_get_their_turn_while_a_large_body_arrives() -> None:
+    site = Site(body_bytes=10 * TURN_BYTES)
+    connection, transport = site.connect()
+    told: list[bool] = []
+
+    async def live() -> None:
+        connection.data_received(b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (3 * TURN_BYTES))
+        connection.data_received(bytes(TURN_BYTES - 1))
+        told.append(transport.paused)
+        for _ in range(2):
+            connection.data_received(bytes(TURN_BYTES // 2 + 1))
+            told.append(transport.paused)
+        await asyncio.sleep(0)
+        told.append(transport.paused)
+        connection.data_received(bytes(3 * TURN_BYTES - connection.body_bytes))
+        told.append(transport.paused)
+
+    asyncio.run(live())
+    assert told == [False, True, True, False, False]
+    assert len(site.asked[0][2]) == 3 * TURN_BYTES
 
 
 def test_small_body_in_pieces_is_handed_on_as_bytes() -> None:

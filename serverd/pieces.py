@@ -26,7 +26,7 @@ TAIL_BYTES: Final = 4096
 """What may follow the inputs: a version, a key."""
 HEAD: Final = re.compile(
     rb"[ \t\r\n]{0,64}\{[ \t\r\n]{0,64}"
-    rb'(?:"(?:version|key)"[ \t\r\n]{0,64}:[ \t\r\n]{0,64}"[^"\\]{0,256}"[ \t\r\n]{0,64},[ \t\r\n]{0,64})*'
+    rb'(?:"(?:version|key)"[ \t\r\n]{0,64}:[ \t\r\n]{0,64}"[^"\\]{0,256}"[ \t\r\n]{0,64},[ \t\r\n]{0,64}){0,4}'
     rb'"(input|input_batch)"[ \t\r\n]{0,64}:[ \t\r\n]{0,64}'
 )
 SPACE: Final = re.compile(rb"[ \t\r\n]{0,64}")

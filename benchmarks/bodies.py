@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +39,8 @@ class Wrapper:
 '''
 LARGE: Final = 100_000
 """Numbers from which on others ask beside."""
-MEMORY_FROM: Final = 10_000_000
-"""Numbers from which on memory is measured: what is smaller than 32 MiB, glibc may keep when it is freed."""
+MEMORY_FROM: Final = 1_000_000
+"""Numbers from which on memory is measured."""
 BESIDE_RATE: Final = 100
 MAX_BODY_BYTES: Final = 1 << 28
 
@@ -125,6 +124,7 @@ def run_bodies(folder: Path, plan: Plan) -> dict[str, Any]:
     ):
         _add(registry, folder / app, app, input_type, sample)
     rows: list[dict[str, Any]] = []
+    measured: dict[int, dict[str, Cell]] = {}
     with run_daemon(registry, folder / "state", max_body_bytes=MAX_BODY_BYTES) as daemon:
         for size in plan.sizes:
             cells = forms(size)
@@ -132,9 +132,14 @@ def run_bodies(folder: Path, plan: Plan) -> dict[str, Any]:
             for turn in range(plan.rounds):
                 for name in names[turn % len(names) :] + names[: turn % len(names)]:
                     cells[name].runs.append(measure(daemon, cells[name], plan.duration_s, size >= LARGE))
-            for cell in cells.values() if size >= MEMORY_FROM else ():
-                cell.peaks = peak_memory(daemon, cell, 4 * size)
-            rows += [summarise(size, name, cell) for name, cell in cells.items()]
+            measured[size] = cells
+    for size, cells in measured.items():
+        for number, (name, cell) in enumerate(cells.items()):
+            if size >= MEMORY_FROM:
+                # In a new daemon each time: what a process has freed it may keep, and use again unseen.
+                with run_daemon(registry, folder / f"state-{size}-{number}", max_body_bytes=MAX_BODY_BYTES) as daemon:
+                    cell.peaks = peak_memory(daemon, cell, 4 * size)
+            rows.append(summarise(size, name, cell))
     return {"plan": {"rounds": plan.rounds, "duration_s": plan.duration_s}, "rows": rows}
 
 
@@ -167,22 +172,18 @@ def ask(connection: http.client.HTTPConnection, cell: Cell) -> None:
 
 
 def peak_memory(daemon: Daemon, cell: Cell, input_bytes: int) -> dict[str, float]:
-    """Return the most memory that the frontend and the replica took beyond what they had, for one query each time."""
+    """Return the most memory that the frontend and the replica of a new daemon take for a query, beyond what they had.
+
+    As multiples of ``input_bytes``.
+    """
     status = daemon.status()
     [version] = status["models"][cell.app]["versions"]
     pids = {"frontend": status["frontends"][0]["pid"], "replica": version["pids"][0]}
+    before = {name: _status_bytes(pid, "VmRSS") for name, pid in pids.items()}
     connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=120)
-    found: dict[str, list[float]] = defaultdict(list)
-    for _ in range(3):
-        before = {}
-        for name, pid in pids.items():
-            Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew (Linux: proc_pid_clear_refs)
-            before[name] = _status_bytes(pid, "VmRSS")
-        ask(connection, cell)
-        for name, pid in pids.items():
-            found[name].append((_status_bytes(pid, "VmHWM") - before[name]) / input_bytes)
+    ask(connection, cell)
     connection.close()
-    return {name: max(0.0, max(values)) for name, values in found.items()}
+    return {name: max(0, _status_bytes(pid, "VmHWM") - before[name]) / input_bytes for name, pid in pids.items()}
 
 
 def _status_bytes(pid: int, name: str) -> int:

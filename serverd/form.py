@@ -133,7 +133,8 @@ def _unzstd(body: bytes, limit_bytes: int) -> bytes:
         if whole is not None:
             return whole
         # The reader can be stopped at a size, but does not notice an end that is missing; decompressobj does.
-        reader, size, scratch = decoder.stream_reader(body, read_across_frames=True), 0, bytearray(STEP_BYTES)
+        scratch = bytearray(min(STEP_BYTES, limit_bytes + 1))
+        reader, size = decoder.stream_reader(body, read_across_frames=True), 0
         while got := reader.readinto(scratch):
             size += got
             if size > limit_bytes:

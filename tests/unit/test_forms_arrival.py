@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from clipperfs.serverd import forms
+from clipperfs.serverd import form, forms
 from clipperfs.serverd.form import BodyForm
 from clipperfs.serverd.query import CODECS
 
@@ -36,13 +36,13 @@ def test_time_of_a_compressed_raw_body_begins_when_it_is_decompressed(monkeypatc
     async def ask() -> None:
         handler = forms.FormHandler(predict, 1 << 20)
         exchange: Any = None
-        handler.handle(b"/a/predict", exchange, b"12345678" * forms.SMALL_BYTES, form)
+        handler.handle(b"/a/predict", exchange, b"12345678" * forms.SMALL_BYTES, given)
         while not arrivals:
             await asyncio.sleep(0.005)
         handler.close()
 
-    form: Any = SimpleNamespace(encoding=b"gzip", is_raw=True, media=b"", version=b"", key=b"")
-    assert set(vars(form)) <= set(BodyForm.__dataclass_fields__) | set(dir(BodyForm))
+    given: Any = SimpleNamespace(encoding=b"gzip", is_raw=True, media=b"", version=b"", key=b"")
+    assert set(vars(given)) <= set(BodyForm.__dataclass_fields__) | set(dir(BodyForm))
     asyncio.run(ask())
     assert arrivals[0] >= done[0]
 
@@ -61,7 +61,7 @@ def test_time_of_a_compressed_raw_body_begins_when_it_is_decompressed(monkeypatc
 def test_small_body_is_decompressed_where_it_is_and_a_large_one_in_a_thread(body: bytes, expected: str) -> None:
     told: list[str] = []
     here = threading.get_ident()
-    real = forms.decompress
+    real = form.decompress
     places: list[str] = []
 
     def decompress(*arguments: Any) -> bytes:

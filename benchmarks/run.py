@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import eviction, poll, predict, publish, scale, switch, verify
+from benchmarks import bodies, eviction, poll, predict, publish, scale, switch, verify
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -52,6 +52,11 @@ BENCHMARKS: dict[
     "scale": (
         lambda folder, quick: scale.run_scale(folder, scale.QUICK if quick else scale.Plan()),
         scale.render_scale,
+        (),
+    ),
+    "bodies": (
+        lambda folder, quick: bodies.run_bodies(folder, bodies.QUICK if quick else bodies.Plan()),
+        bodies.render_bodies,
         (),
     ),
 }

@@ -109,7 +109,7 @@ def compare(before: Series, after: Series, seconds: float) -> Activity:
         batches = grown("clipperfs_batch_seconds_count", **at)
         sent = grown("clipperfs_version_queries_total", **at)
         hits, misses = grown("clipperfs_cache_hits_total", **at), grown("clipperfs_cache_misses_total", **at)
-        predict_s = grown("clipperfs_predict_seconds_total", **at)
+        predict_s = grown("clipperfs_predict_seconds_sum", **at)
         versions.append(
             VersionActivity(
                 model=model,

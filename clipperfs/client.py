@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 from urllib.parse import quote, urlsplit
@@ -22,6 +22,9 @@ from clipperfs.errors import (
 )
 
 DEFAULT_URL = "http://127.0.0.1:1337"
+JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
+RAW_HEADERS = {"Content-Type": "application/octet-stream", "Accept": "application/json", "Clipperfs-Dtype": "uint8"}
+"""The element's type has an application that takes no bytes refuse them."""
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 """What a kept connection shows when the daemon closed it while it was idle."""
 
@@ -94,7 +97,8 @@ class Client:
 
         Args:
             app: name of the application.
-            input: one input: a list of numbers or a numpy array, a text, or ``bytes`` (sent as base64).
+            input: one input: a list of numbers or a numpy array, a text, or ``bytes``, such as an image's file (sent as
+                they are; in a batch as base64).
             batch: several inputs, each with its own deadline; instead of ``input``.
             version: ask this version or alias of the linked model instead of the active one.
             key: whom the query is for, such as a user's id: under a rollout, equal keys meet the same version. Without
@@ -115,18 +119,10 @@ class Client:
             raise InvalidInput(
                 "give either one input or a batch", hint="predict(app, input) or predict(app, batch=[…])"
             )
-        query: dict[str, Any] = {"input": input} if batch is None else {"input_batch": list(batch)}
-        if version is not None:
-            query["version"] = version
-        if key is not None:
-            query["key"] = key
-        try:
-            body = json.dumps(query, default=_as_json, allow_nan=False, separators=(",", ":")).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidInput(f"the input cannot be sent as JSON: {error}") from error
-        status, headers, data = self._exchange("POST", f"/{quote(app, safe='')}/predict", body)
+        body, headers = _request(input, batch, version, key)
+        status, answered, data = self._exchange("POST", f"/{quote(app, safe='')}/predict", body, headers)
         tree = self._reply(status, data, app)
-        answered_by = headers.get("Clipperfs-Version")
+        answered_by = answered.get("Clipperfs-Version")
         try:
             if batch is None:
                 return _prediction(tree, answered_by)
@@ -147,17 +143,19 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def _exchange(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Send a request and read the whole reply; a connection that went stale while idle is replaced once."""
         with self._lock:
             kept = self._idle.pop() if self._idle else None
         try:
             if kept is not None:
                 try:
-                    return self._attempt(kept, method, path, body)
+                    return self._attempt(kept, method, path, body, headers)
                 except _STALE:
                     pass
-            return self._attempt(self._connect(), method, path, body)
+            return self._attempt(self._connect(), method, path, body, headers)
         except TimeoutError as error:
             raise TimedOut(
                 f"{self.url} did not answer within {self.timeout_s:g} s", hint="look at: clipperfs status"
@@ -174,10 +172,9 @@ class Client:
             raise DaemonNotRunning(f"{self.url} cannot be reached: {error.strerror or error}") from error
 
     def _attempt(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes, headers: Mapping[str, str]
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         try:
-            headers = {"Content-Type": "application/json", "Accept": "application/json"}
             connection.request(method, self._prefix + path, body=body, headers=headers)
             reply = connection.getresponse()
             data = reply.read()
@@ -211,6 +208,10 @@ class Client:
         said = str(cause or problem or f"status {status}")
         if status == 404:
             raise self._no_application(app)
+        if status == 413:
+            raise InvalidInput(
+                said, hint="send less at a time, or start the daemon with a larger --max-body", status=status
+            )
         if 400 <= status < 500:
             raise InvalidInput(
                 said, hint=f"application {app} has an input type: clipperfs app show {app}", status=status
@@ -224,6 +225,25 @@ class Client:
         return ServingError(f"{self.url} does not answer as a clipperfs daemon does ({what})", hint="check the address")
 
 
+def _request(
+    value: Any, batch: Iterable[Any] | None, version: str | None, key: str | None
+) -> tuple[bytes, Mapping[str, str]]:
+    """Return the body and the headers of a query. Raises InvalidInput."""
+    if isinstance(value, bytes | bytearray | memoryview) and _is_plain(version) and _is_plain(key):
+        named = {"Clipperfs-Version": version, "Clipperfs-Key": key}
+        return bytes(value), {**RAW_HEADERS, **{name: text for name, text in named.items() if text is not None}}
+    query: dict[str, Any] = {"input": value} if batch is None else {"input_batch": list(batch)}
+    if version is not None:
+        query["version"] = version
+    if key is not None:
+        query["key"] = key
+    try:
+        body = json.dumps(query, default=_as_json, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"the input cannot be sent as JSON: {error}") from error
+    return body, JSON_HEADERS
+
+
 def _prediction(tree: Any, answered_by: str | None) -> Prediction:
     return Prediction(
         output=tree["output"],
@@ -232,6 +252,11 @@ def _prediction(tree: Any, answered_by: str | None) -> Prediction:
         default_explanation=tree.get("default_explanation"),
         version=None if tree["default"] else tree.get("version", answered_by),
     )
+
+
+def _is_plain(text: str | None) -> bool:
+    """Say whether a text arrives as it is when it is a header."""
+    return text is None or (text.isascii() and text.isprintable() and text == text.strip() and text != "")
 
 
 def _as_json(value: Any) -> Any:

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,8})\r\n", re.IGNORECASE)
-PARTS: Final = 1024
-"""Pieces of a body that are kept apart; more are joined."""
+TOO_LARGE: Final = "the body is larger than %d bytes; 'start --max-body' sets the limit"
+PLAIN_BYTES: Final = 64 * 1024
+"""A body up to this size is handed on as ``bytes``; a larger one as it was gathered, if it came in pieces."""
+TURN_BYTES: Final = 512 * 1024
+"""What is read of a body before others get their turn. The loop by itself reads 8 MiB: 25 ms (measured)."""
 HEADS_LEARNED: Final = 4
 """How many different heads a connection remembers before it stops trying: a client that varies them gains nothing."""
 
@@ -71,6 +74,7 @@ class HttpConnection(asyncio.Protocol):
         "server",
         "target",
         "transport",
+        "turn_bytes",
         "unread_bytes",
     )
 
@@ -89,10 +93,13 @@ class HttpConnection(asyncio.Protocol):
         self.blocked_tick = 0
         self.reading_paused = False
         self.target = b""
-        self.body: list[bytes | bytearray] = []
+        self.body: Any = b""
+        """What has come of a body: a single piece as it came, more in one buffer that grows where it lies."""
         self.form_headers: dict[bytes, bytes] | None = None
         """The headers, by names in lower case, that say that the body is not plain JSON."""
         self.body_bytes = self.header_bytes = self.headers = 0
+        self.turn_bytes = 0
+        """How much of the body had come when others got their turn last."""
         self.unread_bytes = 0
         """What has come since the last piece of a body and is none of it: chunk extensions, trailers."""
         self.refusal: tuple[int, str] | None = None
@@ -212,6 +219,8 @@ class HttpConnection(asyncio.Protocol):
             elif self.phase == BODY:
                 if self.body_bytes != body_bytes:
                     self.unread_bytes = 0
+                    if self.body_bytes - self.turn_bytes >= TURN_BYTES:
+                        self._yield_turn()
                 else:
                     self.unread_bytes += len(data)
                     if self.unread_bytes > 2 * self.limits.header_bytes + len(data):
@@ -238,9 +247,9 @@ class HttpConnection(asyncio.Protocol):
         self.phase = HEAD
         self.phase_tick = self.server.tick
         self.target = b""
-        self.body = []
+        self.body = b""
         self.form_headers = None
-        self.body_bytes = self.header_bytes = self.headers = self.unread_bytes = 0
+        self.body_bytes = self.header_bytes = self.headers = self.turn_bytes = self.unread_bytes = 0
         self.can_repeat = self.expects = False
 
     def on_url(self, target: bytes) -> None:
@@ -265,7 +274,7 @@ class HttpConnection(asyncio.Protocol):
             self.expects = True
         elif size == 14 and name.lower() == b"content-length":
             if len(value) > 15 or (value.isdigit() and int(value) > limits.body_bytes):
-                self._stop(413, f"the body is larger than {limits.body_bytes} bytes")
+                self._stop(413, TOO_LARGE % limits.body_bytes)
         elif size == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
             if self.server.form_handler is None:
                 self._stop(415, "bodies with a Content-Encoding are not accepted")
@@ -294,14 +303,13 @@ class HttpConnection(asyncio.Protocol):
         """A piece of the body has come."""
         self.body_bytes += len(data)
         if self.body_bytes > self.limits.body_bytes:
-            self._stop(413, f"the body is larger than {self.limits.body_bytes} bytes")
-        body = self.body
-        body.append(data)
-        if len(body) > PARTS:  # what is sent in crumbs must not cost many times its size
-            if type(body[0]) is bytes:
-                body[0] = bytearray(body[0])
-            body[0] += b"".join(body[1:])
-            del body[1:]
+            self._stop(413, TOO_LARGE % self.limits.body_bytes)
+        if not self.body:
+            self.body = data
+            return
+        if type(self.body) is bytes:
+            self.body = bytearray(self.body)
+        self.body += data
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -315,9 +323,10 @@ class HttpConnection(asyncio.Protocol):
         self.can_repeat = not flags
         if method == b"HEAD":
             flags |= BARE
-        parts, self.body = self.body, []
+        body, self.body = self.body, b""
         form = None if self.form_headers is None else read_form(self.form_headers)
-        body = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        if len(body) <= PLAIN_BYTES:
+            body = bytes(body)
         self._handle(Exchange(self, flags), method, self.target, body, form)
 
     def _handle(self, exchange: Exchange, method: bytes, target: bytes, body: bytes, form: BodyForm | None) -> None:
@@ -353,7 +362,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, cause: str) -> None:
         """Answer with an error after the replies that are still owed, then close."""
-        self.body = []
+        self.body = b""
         if self.transport is None or self.transport.is_closing() or self._is_last():
             self.phase = CLOSED
             return
@@ -379,6 +388,13 @@ class HttpConnection(asyncio.Protocol):
         if not self.reading_paused and self.transport is not None and not self.transport.is_closing():
             self.reading_paused = True
             self.transport.pause_reading()
+
+    def _yield_turn(self) -> None:
+        """Read on in the next turn of the loop."""
+        self.turn_bytes = self.body_bytes
+        if not self.reading_paused:
+            self._pause_reading()
+            asyncio.get_running_loop().call_soon(self.resume_reading)
 
     def resume_reading(self) -> None:
         """Go on reading, unless there is still a reason not to."""
@@ -492,6 +508,8 @@ class HttpConnection(asyncio.Protocol):
         elif self.phase == BODY:
             if phase_s > limits.body_timeout_s + self.body_bytes / limits.body_rate_bytes_s:
                 self._refuse(408, "the body arrives too slowly")
+            elif quiet_s > limits.body_timeout_s and not self.reading_paused:
+                self._refuse(408, f"nothing of the body arrived for {limits.body_timeout_s:g} s")
         elif self.first is None:
             patience_s = limits.linger_s if self.phase == REFUSED else limits.write_timeout_s
             if phase_s > limits.write_timeout_s or min(phase_s, quiet_s) > patience_s:

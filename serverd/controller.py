@@ -366,7 +366,7 @@ class Controller:
             "frontend_restarts": float(self._frontends.restarts),
             "switches": float(self._fleet.switches),
         }
-        return render(await self._frontends.collect(), self.status(), extra)
+        return render(await self._frontends.collect_totals(), self.status(), extra)
 
     async def reload(self, model: str | None) -> dict[str, Any]:
         """Read the registry now, try again what has failed, and wait until all of it is loaded or has failed."""

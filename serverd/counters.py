@@ -6,7 +6,11 @@ The request path does ``counter.field += 1`` on slots and lists of integers, not
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .pending import Query
 
 LATENCY_BOUNDS_S: Final = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
@@ -57,13 +61,14 @@ class VersionCounter:
     well. ``errors`` counts queries that it failed: it raised, died or had no live replica; ``defaults`` those that it
     did not answer in time or could not take in; ``moved`` those of both that the active version then answered.
     ``agree``, ``differ`` and ``shadow_dropped`` count copies that it got as a shadow, or did not get.
-    ``size_predict_us`` is ``predict_us`` by ``BATCH_BOUNDS``.
+    ``size_predict_us`` is ``predict_us`` by ``BATCH_BOUNDS``. ``predict`` counts batches by what the replicas report;
+    ``waits`` queries by the time that they waited in the queue, ``waits_us`` is the sum of those times.
     """
 
     __slots__ = (
         "agree", "batch_sizes", "batches", "cache_hits", "cache_misses", "defaults", "differ", "errors",
-        "failed_batches", "hedges", "late", "latency", "latency_us", "moved", "predict_us", "queries", "retries",
-        "shadow_dropped", "shared", "size_predict_us",
+        "failed_batches", "hedges", "late", "latency", "latency_us", "moved", "predict", "predict_us", "queries",
+        "retries", "shadow_dropped", "shared", "size_predict_us", "waits", "waits_us",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -71,6 +76,9 @@ class VersionCounter:
         self.batches = 0
         self.failed_batches = 0
         self.predict_us = 0
+        self.predict = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self.waits = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self.waits_us = 0
         self.latency = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self.latency_us = 0
         self.batch_sizes = [0] * (len(BATCH_BOUNDS) + 1)
@@ -92,11 +100,28 @@ class VersionCounter:
         """Count a batch that came back."""
         self.batches += 1
         self.predict_us += predict_us
+        self.predict[bisect_left(LATENCY_BOUNDS_S, predict_us / 1e6)] += 1
         self.latency[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
         self.latency_us += int(latency_s * 1e6)
         bucket = bisect_left(BATCH_BOUNDS, size)
         self.batch_sizes[bucket] += 1
         self.size_predict_us[bucket] += predict_us
+
+    def observe_waits(self, queries: Iterable[Query], now: float) -> None:
+        """Count queries that leave the queue. Those of a batch mostly waited alike: few are looked up."""
+        waits = self.waits
+        bucket = 0
+        above = upto = -1.0
+        total = 0.0
+        for query in queries:
+            wait = now - query.arrived
+            total += wait
+            if not above < wait <= upto:
+                bucket = bisect_left(LATENCY_BOUNDS_S, wait)
+                above = LATENCY_BOUNDS_S[bucket - 1] if bucket else -1.0
+                upto = LATENCY_BOUNDS_S[bucket] if bucket < len(LATENCY_BOUNDS_S) else float("inf")
+            waits[bucket] += 1
+        self.waits_us += int(total * 1e6)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counts as plain data."""
@@ -105,6 +130,9 @@ class VersionCounter:
             "batches": self.batches,
             "failed_batches": self.failed_batches,
             "predict_us": self.predict_us,
+            "predict": list(self.predict),
+            "waits": list(self.waits),
+            "waits_us": self.waits_us,
             "latency": list(self.latency),
             "latency_us": self.latency_us,
             "batch_sizes": list(self.batch_sizes),

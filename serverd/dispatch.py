@@ -175,6 +175,9 @@ class Dispatcher:
                 if idle > 1:
                     limit = min(limit, -(-queue.rows // idle))
                 batch, doomed = queue.take(limit, now + DEPTH * version.predict_s)
+                version.counter.observe_waits(batch, now)
+                if doomed:
+                    version.counter.observe_waits(doomed, now)
                 for query in doomed:
                     if query.is_gone:
                         query.abandon()
@@ -210,7 +213,8 @@ class Dispatcher:
             lengths = [len(part) // size for part in parts]
         number = self._next_batch
         header = wire.pack_header(wire.PREDICT, number, version.input_code, len(parts), lengths)
-        if not self._transport.send(replica.identity, header, b"".join(parts)):
+        body = parts[0] if len(parts) == 1 else b"".join(parts)  # one input is sent from where it lies
+        if not self._transport.send(replica.identity, header, body):
             self._cut_off(replica)
             return None
         self._next_batch = number + 1

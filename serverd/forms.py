@@ -13,6 +13,10 @@ from .predict import PredictHandler
 from .query import QUERY_ERROR, BadQueryError
 
 THREADS: Final = 2
+SMALL_BYTES: Final = 16 * 1024
+SMALL_PLAIN_BYTES: Final = 64 * 1024
+"""A compressed body up to the first size that grows to no more than the second is decompressed on the loop: to hand it
+to a thread costs more."""
 
 
 class FormHandler:
@@ -29,9 +33,26 @@ class FormHandler:
 
     def handle(self, path: bytes, exchange: Exchange, body: bytes, form: BodyForm) -> None:
         """Answer one request to an application's path, now or later."""
+        if form.media == b"multipart":
+            exchange.fail(
+                415,
+                BODY_ERROR,
+                "multipart bodies are not read; send the file itself: curl --data-binary @FILE, with its type",
+            )
+            return
         if not form.encoding:
             self._answer(path, exchange, body, form, monotonic())
             return
+        if len(body) <= SMALL_BYTES:
+            try:
+                plain = decompress(body, form.encoding, min(self._limit_bytes, SMALL_PLAIN_BYTES))
+            except BadBodyError as error:
+                if error.status != 413 or self._limit_bytes <= SMALL_PLAIN_BYTES:
+                    exchange.fail(error.status, BODY_ERROR, error.cause)
+                    return
+            else:
+                self._answer(path, exchange, plain, form, monotonic())
+                return
         loop = asyncio.get_running_loop()
         task = loop.run_in_executor(self._threads, decompress, body, form.encoding, self._limit_bytes)
 

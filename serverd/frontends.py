@@ -26,6 +26,7 @@ from clipperfs.serverd.control import ControlChannel, Message, open_channel
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.reconciler import BACKOFF_FIRST_S, BACKOFF_LAST_S, CRASH_WINDOW_S
 from clipperfs.serverd.routing import RoutingTable
+from clipperfs.serverd.totals import Totals
 
 from clipperfs.errors import DaemonStartFailed, InvalidSetting
 from clipperfs.replica.process import exit_reason
@@ -86,6 +87,7 @@ class FrontendPool:
         self.count = count
         self.restarts = 0
         self.table = RoutingTable()
+        self._totals = Totals()
         self._runtime_dir = runtime_dir
         self._options = options
         self._events = events
@@ -187,6 +189,11 @@ class FrontendPool:
         for one in self._frontends.values():
             one.asked.pop(number, None)
         return [answer.result() for answer in asked if answer.done() and not answer.cancelled()]
+
+    async def collect_totals(self) -> list[dict[str, Any]]:
+        """Return counters that add up to what all frontends have counted, those that have ended included."""
+        await self.collect()
+        return self._totals.all([one.process.pid for one in self._frontends.values()])
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the state of each frontend as plain data."""
@@ -321,6 +328,7 @@ class FrontendPool:
                 one.released.update(message.get("released", ()))
                 self._on_change()
             case control.METRICS:
+                self._totals.note(one.process.pid, message["data"])
                 answer = one.asked.pop(message["id"], None)
                 if answer is not None and not answer.done():
                     answer.set_result(message["data"])
@@ -356,6 +364,7 @@ class FrontendPool:
     def _forget(self, one: Frontend) -> None:
         if self._frontends.get(one.index) is one:
             del self._frontends[one.index]
+            self._totals.bury(one.process.pid)
             asyncio.get_running_loop().remove_reader(one.pidfd)
             os.close(one.pidfd)
             for answer in one.asked.values():

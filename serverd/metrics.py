@@ -97,7 +97,12 @@ def _version_metrics(parts: Sequence[Sequence[Snapshot]]) -> Iterator[Metric]:
             ),
         ),
     ]
-    predict = CounterMetricFamily("clipperfs_predict_seconds", "Time spent in the wrapper's predict.", labels=labels)
+    waits = HistogramMetricFamily(
+        "clipperfs_queue_seconds", "Time from a query's arrival until it left the queue.", labels=labels
+    )
+    predict = HistogramMetricFamily(
+        "clipperfs_predict_seconds", "Time that a batch spent in the wrapper's predict.", labels=labels
+    )
     latency = HistogramMetricFamily(
         "clipperfs_batch_seconds", "Time from sending a batch to its outputs.", labels=labels
     )
@@ -111,10 +116,11 @@ def _version_metrics(parts: Sequence[Sequence[Snapshot]]) -> Iterator[Metric]:
                 shadow.add_metric([*key, result], counts[name])
         for name, family in plain:
             family.add_metric(key, counts.get(name, 0))
-        predict.add_metric(key, counts.get("predict_us", 0) / 1e6)
+        waits.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("waits", [])), counts.get("waits_us", 0) / 1e6)
+        predict.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("predict", [])), counts.get("predict_us", 0) / 1e6)
         latency.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("latency", [])), counts.get("latency_us", 0) / 1e6)
         sizes.add_metric(key, buckets(BATCH_BOUNDS, counts.get("batch_sizes", [])), counts.get("queries", 0))
-    yield from (*(family for _, family in plain), shadow, predict, latency, sizes)
+    yield from (*(family for _, family in plain), shadow, waits, predict, latency, sizes)
 
 
 def _http_metrics(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:

@@ -81,6 +81,7 @@ class Query(msgspec.Struct, eq=False, gc=False):
     def answer(self, output: bytes, now: float) -> None:
         """Give the prediction: JSON text. Call it once, or ``fall_back``."""
         self.is_done = True
+        self.packed = b""  # it stays in its deadline lane for a while, and an input may be large
         owner = self.owner
         counter = owner.counter
         latency_s = now - self.arrived

@@ -16,6 +16,7 @@ from .dispatch import Dispatcher
 from .exchange import Exchange
 from .limiter import AppLimiter
 from .pending import BatchReply, Query, QueryOwner, give_answer, give_default
+from .pieces import LARGE_BYTES, Outcome, PieceReader, read_pieces
 from .query import (
     CODECS,
     MAX_BATCH_INPUTS,
@@ -102,6 +103,7 @@ class PredictHandler:
         self._dispatcher = dispatcher
         self._cache = cache
         self._next_id = first_query_id
+        self._pieces = PieceReader()
 
     def follow(self, table: RoutingTable, versions: dict[tuple[str, str], ServedVersion], counters: Counters) -> None:
         """Route by a new table from the next query on."""
@@ -138,11 +140,21 @@ class PredictHandler:
         """Answer one request, now or later. ``pin`` and ``key``: what headers say, where the body says nothing."""
         arrived = monotonic()
         codec = entry.codec
-        if len(body) >= QUICK_BYTES and entry.version is not None and codec.quick is not None and pin is None:
-            packed = codec.quick(body)
-            if packed and (not entry.input_bytes or len(packed) == entry.input_bytes):
-                self._submit(entry.owner, entry.version, packed, arrived, exchange, -1)
+        if len(body) >= QUICK_BYTES:
+            if len(body) >= LARGE_BYTES:
+                self._handle_large(entry, exchange, body, pin, key)
                 return
+            if entry.version is not None and codec.quick is not None and pin is None:
+                packed = codec.quick(body)
+                if packed and (not entry.input_bytes or len(packed) == entry.input_bytes):
+                    self._submit(entry.owner, entry.version, packed, arrived, exchange, -1)
+                    return
+        self._handle_whole(entry, exchange, body, pin, key, arrived)
+
+    def _handle_whole(
+        self, entry: AppEntry, exchange: Exchange, body: bytes, pin: str | None, key: str | None, arrived: float
+    ) -> None:
+        codec = entry.codec
         try:
             request = codec.decode(body)
             value = request.input
@@ -170,6 +182,23 @@ class PredictHandler:
             self._submit_staged(entry, entry.rollout, packed, request.key, arrived, exchange, -1)
         else:
             self._default(entry, exchange, -1, entry.reason, entry.explanation)
+
+    def _handle_large(self, entry: AppEntry, exchange: Exchange, body: bytes, pin: str | None, key: str | None) -> None:
+        """Read a body piece by piece, so that others are answered meanwhile; its time begins when that is done."""
+
+        def finish(outcome: Outcome) -> None:
+            now = self.routes.get(f"/{entry.owner.app}/predict".encode("ascii"))  # the table may have changed
+            if now is None:
+                exchange.fail(404, "Not found", "the application was deleted a moment ago")
+            elif isinstance(outcome, BadQueryError):
+                self.refuse(now, exchange, outcome)
+            elif outcome is None or now.codec is not entry.codec:
+                self._handle_whole(now, exchange, body, pin, key, monotonic())
+            else:
+                pins, keys = outcome.version or pin, outcome.key or key
+                self.handle_packed(now, exchange, outcome.inputs, pins, keys, monotonic())
+
+        self._pieces.read(read_pieces(body, entry.codec), finish, lambda: exchange.connection is None)
 
     def _handle_unusual(self, entry: AppEntry, exchange: Exchange, request: Any, arrived: float) -> None:
         """Answer a request with a pin or with an ``input_batch``. Raises like ``codec.pack``, and BadQueryError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -128,7 +129,10 @@ def _inputs(call: Call, app: str, text: str | None, size: int | None) -> tuple[f
         record = registry.app_show(app)
     slo_s = record.state.slo_us / 1e6 if record is not None else None
     if text is not None:
-        return slo_s, [json.dumps({"input": read_input(text)}).encode()]
+        value = read_input(text)
+        if isinstance(value, bytes):
+            value = base64.b64encode(value).decode()
+        return slo_s, [json.dumps({"input": value}).encode()]
     if record is None:
         raise click.UsageError("Give an INPUT, or the registry (--registry), which knows what inputs look like.")
     elements = size

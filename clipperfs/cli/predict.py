@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -22,10 +23,12 @@ from clipperfs.cli.value import DURATION
         "clipperfs predict digit-reader '[0, 0.5, 1]'",
         "clipperfs predict greeter '\"hello\"' --version 2",
         "clipperfs predict digit-reader @rows.json --batch --json",
+        "clipperfs predict animals @cat.png",
     ],
 )
 @click.argument("app")
 @click.argument("input", metavar="INPUT")
+@click.option("--raw", is_flag=True, help="INPUT is @FILE or -; its bytes are the input, whatever they are.")
 @click.option("--batch", is_flag=True, help="INPUT is an array of inputs; print one output a line.")
 @click.option("--version", metavar="VERSION", help="Ask this version or alias instead of the active one.")
 @click.option("--key", metavar="TEXT", help="Whom it is for: under a rollout, equal keys meet the same version.")
@@ -42,6 +45,7 @@ def predict(
     call: Call,
     app: str,
     input: str,  # noqa: A002
+    raw: bool,
     batch: bool,
     version: str | None,
     key: str | None,
@@ -51,14 +55,17 @@ def predict(
 ) -> None:
     """Ask application APP for a prediction and print its output.
 
-    INPUT is JSON, @FILE for a file that holds JSON, or - for standard input. A default output is printed like any
-    other; stderr then says why. With --json: the whole reply.
+    INPUT is JSON, @FILE for a file that holds JSON, or - for standard input. A file that is no text, such as an image,
+    is sent as it is, to applications of input type bytes. A default output is printed like any other; stderr then says
+    why. With --json: the whole reply.
     """
+    if raw and batch:
+        raise click.UsageError("--raw sends one input; give it without --batch.")
     if url and port:
         raise click.UsageError("Give either --url or --port.")
     from clipperfs.client import Client
 
-    value = read_input(input)
+    value = read_input(input, raw=raw)
     if batch and not isinstance(value, list):
         raise click.UsageError("With --batch, INPUT is a JSON array of inputs.")
     with Client(daemon_address(call, url, port), timeout_s=timeout_s) as client:
@@ -74,24 +81,54 @@ def predict(
         call.say(f"{which}: {visible(why or 'no reason was given')}")
 
 
-def read_input(text: str) -> Any:
-    """Return the JSON that INPUT stands for. Raises click.UsageError."""
-    source = text
+def read_input(text: str, *, raw: bool = False) -> Any:
+    """Return the JSON that INPUT stands for, or the bytes of a file that is no text. Raises click.UsageError.
+
+    Args:
+        text: INPUT.
+        raw: the bytes are wanted, whether or not they are text.
+    """
+    source: str | bytes = text
     try:
         if text == "-":
-            source = sys.stdin.read() if sys.stdin is not None else ""
+            source = _standard_input()
         elif text.startswith("@"):
-            source = Path(text[1:]).read_text()
+            source = Path(text[1:]).read_bytes()
+        elif raw:
+            raise click.UsageError("With --raw, INPUT is @FILE, or - for standard input.")
     except (OSError, ValueError) as error:
         raise click.UsageError(f"INPUT {text}: cannot be read: {error}") from error
+    if isinstance(source, bytes):
+        if raw:
+            return source
+        try:
+            source = source.decode()
+        except UnicodeDecodeError:
+            return source
     try:
         value = json.loads(source)
     except (ValueError, RecursionError) as error:
-        near = f" A text is quoted twice: '{json.dumps(text)}'." if source is text else ""
-        raise click.UsageError(f"INPUT is not JSON: {error}.{near}") from error
+        raise click.UsageError(f"INPUT is not JSON: {error}.{_advice(text)}") from error
     if value is None:
         raise click.UsageError("INPUT is null; an input is a list of numbers or a text.")
     return value
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        return b""
+    buffer = getattr(sys.stdin, "buffer", None)
+    return sys.stdin.read().encode() if buffer is None else bytes(buffer.read())
+
+
+def _advice(text: str) -> str:
+    """Return what may have been meant by an INPUT that is no JSON."""
+    if text == "-" or text.startswith("@"):
+        return " Its bytes are sent as they are with --raw."
+    with contextlib.suppress(OSError):  # too long for a name
+        if Path(text).is_file():
+            return f" The file of this name is @{text}."
+    return f" A text is quoted twice: '{json.dumps(text)}'."
 
 
 def daemon_address(call: Call, url: str | None, port: int | None) -> str:

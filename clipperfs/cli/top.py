@@ -12,11 +12,12 @@ import click
 from clipperfs.cli.call import Call, figures
 from clipperfs.cli.daemon import open_daemon, state_dir_option
 from clipperfs.cli.frame import command
-from clipperfs.cli.text import table
+from clipperfs.cli.text import table, visible
 from clipperfs.cli.value import DURATION
 
 if TYPE_CHECKING:
-    from clipperfs.activity import Activity
+    from clipperfs.activity import Activity, Series
+    from clipperfs.daemon import Daemon
 
 
 @command(
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 @click.option("--once", is_flag=True, help="Show one interval and end.")
 @state_dir_option
 def top(call: Call, every_s: float, once: bool, state_dir: str | None) -> None:
-    """Show what the daemon is doing: queries a second, latencies, default outputs, batches and queues, until Ctrl-C.
+    """Show what the daemon is doing: queries a second, latencies, default outputs, batches and queues.
 
-    With --json: one JSON object for each interval, on a line of its own. Exit 3 when there is no daemon.
+    In a terminal the view is drawn again each time, until q or Ctrl-C, and outlives a restart of the daemon. Elsewhere,
+    and with --json, each interval is printed below the one before. Exit 3 when there is no daemon.
     """
     from clipperfs.activity import compare, read_series
 
@@ -38,17 +40,36 @@ def top(call: Call, every_s: float, once: bool, state_dir: str | None) -> None:
         raise click.UsageError("--every is at least 100ms.")
     daemon = open_daemon(call, state_dir=state_dir)
     before, began_s = read_series(daemon.metrics()), time.monotonic()
-    is_live = not call.json and not once and sys.stdout.isatty()
+    if not call.json and not once and sys.stdout.isatty():
+        _show_live(daemon, every_s, before, began_s)
+        return
     while True:
         time.sleep(every_s)
         after, now_s = read_series(daemon.metrics()), time.monotonic()
         activity = compare(before, after, now_s - began_s)
         before, began_s = after, now_s
-        if is_live:
-            click.clear()
         call.emit_line(figures(activity), activity_text(activity))
         if once:
             return
+
+
+def _show_live(daemon: Daemon, every_s: float, before: Series, began_s: float) -> None:
+    """Draw one interval over the other until the reader has seen enough."""
+    from clipperfs.activity import compare, read_series
+    from clipperfs.cli.screen import open_screen
+    from clipperfs.errors import DaemonNotRunning, ServingError, TimedOut
+
+    with open_screen() as screen:
+        screen.draw(f"measuring for {every_s:g} s …")
+        while not screen.wait(every_s):
+            try:
+                after, now_s = read_series(daemon.metrics()), time.monotonic()
+            except (DaemonNotRunning, ServingError, TimedOut) as error:
+                screen.draw(f"{time.strftime('%H:%M:%S')}  waiting for the daemon: {visible(error)}\n\nq: leave")
+                continue
+            activity = compare(before, after, now_s - began_s)
+            before, began_s = after, now_s
+            screen.draw(f"{time.strftime('%H:%M:%S')}  {activity_text(activity)}\n\nq: leave")
 
 
 def activity_text(activity: Activity) -> str:

@@ -161,6 +161,12 @@ SAYS = {
         r"Done: [1-9]\d* answers, 0 failed requests\.",
         r": all as it should be",
     ],
+    "images": [
+        r'\n\{"label": "circle", "distance": 0\.\d+\}\n',
+        r'"output":\{"label":"triangle",.*"default":false\}',
+        r"python: square\n",
+        r"(?s)no picture\n.*default output",
+    ],
     "onnx": [r"\n450 rows: same digit in 450; probabilities differ by \d\.\de-0[5-9] at most"],
     "plain_shell": [
         r"digits/1 is complete: 2 files",

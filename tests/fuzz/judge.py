@@ -109,7 +109,7 @@ def _feed(site: Site, connection: HttpConnection, transport: FakeTransport, piec
 
 
 def _check_kept(connection: HttpConnection, piece_bytes: int) -> None:
-    if sum(map(len, connection.body)) + len(connection.target) > KEPT_BYTES + piece_bytes:
+    if len(connection.body) + len(connection.target) > KEPT_BYTES + piece_bytes:
         raise Broken("more of a request is kept than the limits allow")
     waiting = len(connection.rest)
     if waiting > LIMITS.pipeline and not connection.reading_paused and not connection.transport.is_closing():

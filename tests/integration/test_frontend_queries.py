@@ -7,6 +7,7 @@ import gzip
 import http.client
 import json
 import os
+import select
 import struct
 import threading
 import time
@@ -329,6 +330,44 @@ def test_large_raw_body_goes_through_whole() -> None:
         assert (status, reply["default"]) == (200, False), reply
         assert time.monotonic() - began < 15
         assert _post(rig, b"x" * ((64 << 20) + 1), RAW)[0] == 413
+
+
+def test_others_are_answered_while_a_large_body_is_read() -> None:
+    with Rig("--max-body-bytes", str(64 << 20)) as rig:
+        rig.serve(rig.start_replica("noop", "doubles"), slo_ms=20_000)
+        numbers = 3_000_000
+        body = b'{"input":[' + b"0.123456," * (numbers - 1) + b"1]}"
+        large = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=60)
+        large.request("POST", "/app/predict", body)
+        between = 0
+        while not select.select([large.sock], [], [], 0)[0]:
+            assert predict(rig, {"input": [1.0]}).json["default"] is False
+            between += 1
+        reply = json.loads(large.getresponse().read())
+        large.close()
+        assert reply["default"] is False, reply
+        assert between >= 10, "they were held up"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}])
+def test_large_body_that_is_no_list_of_numbers_is_refused_with_its_place(rig: Rig, headers: dict[str, str]) -> None:
+    rig.serve(rig.start_peer())
+    body = json.dumps({"input": [0.5] * 100_000 + ["x"]}).encode()
+    status, reply = _post(rig, gzip.compress(body) if headers else body, headers)
+    assert (status, reply["error"]) == (400, "Query processing error")
+    assert "is text, not a number, in the piece of the body that begins at byte " in reply["cause"]
+
+
+def test_large_bodies_of_every_shape_mean_what_small_ones_do(rig: Rig) -> None:
+    rig.serve(rig.start_peer())
+    long = [number / 4 for number in range(60_000)]
+    assert predict(rig, {"input": long}).json["output"] == long
+    assert predict(rig, {"input": long, "version": "9"}).json["default"] is True
+    assert predict(rig, {"version": "1", "input": long}).json["output"] == long
+    assert predict(rig, {"other": 1, "input": long}).json["output"] == long
+    answers = predict(rig, {"input_batch": [long, [1.0], [2.0, 3.0]]}).json["batch_predictions"]
+    assert [one["output"] for one in answers] == [long, [1.0], [2.0, 3.0]]
+    assert predict(rig, {"input_batch": [long, []]}).status == 400
 
 
 def test_application_over_its_limit_gets_its_default_output_at_once(rig: Rig) -> None:

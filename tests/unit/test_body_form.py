@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import tracemalloc
 
 import pytest
 import zstandard
-from clipperfs.serverd.form import BadBodyError, BodyForm, decompress, raw_inputs, read_form
+from clipperfs.serverd.form import STEP_BYTES, VIEW_BYTES, BadBodyError, BodyForm, decompress, raw_inputs, read_form
 from clipperfs.serverd.query import CODECS, BadQueryError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,9 @@ def test_plain_json_has_no_form() -> None:
 
 def test_raw_body_is_known_by_its_content_type() -> None:
     form = read_form({b"content-type": b"Image/png", b"clipperfs-dtype": b" UINT8 "})
-    assert form == BodyForm(is_raw=True, dtype=b"uint8")
+    assert form == BodyForm(is_raw=True, media=b"image", dtype=b"uint8")
+    assert read_form({b"content-type": b"application/octet-stream"}) == BodyForm(is_raw=True)
+    assert read_form({b"content-type": b"multipart/form-data; boundary=x"}) == BodyForm(media=b"multipart")
 
 
 @pytest.mark.parametrize("encoding", ENCODERS)
@@ -34,6 +38,40 @@ def test_compressed_body_comes_out_as_it_went_in(encoding: bytes, body: bytes) -
 
 def test_gzip_of_several_members_is_one_body() -> None:
     assert decompress(gzip.compress(b"one") + gzip.compress(b"two"), b"gzip", 100) == b"onetwo"
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+@pytest.mark.parametrize("size", [0, 1, STEP_BYTES - 1, STEP_BYTES, 5 * STEP_BYTES + 7])
+def test_body_of_the_limit_passes_and_one_byte_more_does_not(encoding: bytes, size: int) -> None:
+    body = (b"0123456789" * (size // 10 + 1))[:size]
+    assert decompress(ENCODERS[encoding](body), encoding, size) == body
+    if size:
+        with pytest.raises(BadBodyError, match=f"larger than {size - 1} bytes"):
+            decompress(ENCODERS[encoding](body), encoding, size - 1)
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+def test_memory_is_bounded_by_the_limit_and_not_by_the_bomb(encoding: bytes) -> None:
+    bomb = ENCODERS[encoding](b"") + ENCODERS[encoding](b"\0" * 100_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadBodyError):
+            decompress(bomb, encoding, 2_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+def test_what_comes_out_is_held_once(encoding: bytes) -> None:
+    body = os.urandom(8_000_000)
+    packed = ENCODERS[encoding](body)
+    tracemalloc.start()
+    try:
+        decompress(packed, encoding, 10_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 1.4 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("encoding", ENCODERS)
@@ -88,10 +126,21 @@ def test_raw_body_is_one_input_or_rows() -> None:
     assert raw_inputs(b"\x89PNG", BodyForm(is_raw=True), CODECS["bytes"]) == b"\x89PNG"
 
 
+def test_rows_of_a_large_raw_body_are_views_of_it() -> None:
+    body = bytes(VIEW_BYTES)
+    rows = raw_inputs(body, BodyForm(is_raw=True, shape=b"2,%d" % (VIEW_BYTES // 8)), CODECS["floats"])
+    assert isinstance(rows, list)
+    assert [getattr(row, "obj", None) is body for row in rows] == [True, True]
+    assert b"".join(rows) == body
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "form", "says"),
     [
-        ("floats", b"x" * 8, BodyForm(dtype=b"float64"), "for floats float32 is expected"),
+        ("floats", b"x" * 8, BodyForm(dtype=b"float64"), "for floats float32, little-endian, is expected"),
+        ("floats", b"x" * 8, BodyForm(dtype=b">f4"), "says >f4; for floats float32, little-endian, is expected"),
+        ("floats", b"x" * 8, BodyForm(media=b"image"), "type image/… is for applications of input type bytes"),
+        ("strings", b"x" * 8, BodyForm(media=b"video"), "this one takes strings"),
         ("floats", b"x" * 7, BodyForm(), "no whole number of float32 elements"),
         ("doubles", b"x" * 16, BodyForm(shape=b"3"), "the shape 3 needs 24"),
         ("doubles", b"x" * 16, BodyForm(shape=b"2,2"), "the shape 2,2 needs 32"),

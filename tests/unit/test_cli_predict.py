@@ -112,8 +112,27 @@ def test_input_that_is_not_json_is_a_usage_error(asked: Asked, given: str) -> No
     assert asked.calls == []
 
 
-def test_standard_input_that_is_not_text_is_a_usage_error(asked: Asked) -> None:
-    assert "INPUT -" in run("digits", "-", input=b"\xff\xfe", exits=2).stderr
+def test_file_or_standard_input_that_is_no_text_is_sent_as_it_is(asked: Asked, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG")
+    run("animals", "@cat.png")
+    run("animals", "-", input=b"\xff\xfe")
+    assert [call["input"] for call in asked.calls] == [b"\x89PNG", b"\xff\xfe"]
+
+
+def test_raw_sends_a_text_file_as_bytes_too(asked: Asked, tmp_path: Path) -> None:
+    (tmp_path / "drawing.svg").write_text("<svg/>")
+    assert "--raw" in run("animals", "@drawing.svg", exits=2).stderr
+    run("animals", "@drawing.svg", "--raw")
+    run("animals", "-", "--raw", input="[1]")
+    assert [call["input"] for call in asked.calls] == [b"<svg/>", b"[1]"]
+    assert "@FILE" in run("animals", "[1]", "--raw", exits=2).stderr
+    assert "--batch" in run("animals", "@drawing.svg", "--raw", "--batch", exits=2).stderr
+
+
+def test_name_of_a_file_without_its_at_sign_is_told(asked: Asked, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG")
+    assert "@cat.png" in run("animals", "cat.png", exits=2).stderr
+    run("animals", "x" * 5000, exits=2)
 
 
 def test_bare_text_is_told_how_to_quote(asked: Asked) -> None:

@@ -28,6 +28,7 @@ class Daemon(ThreadingHTTPServer):
         self.answer: bytes = b"{}"
         self.headers: dict[str, str] = {}
         self.seen: list[tuple[str, Any]] = []
+        self.named: dict[str, str] = {}
         self.connections = 0
         self.drop_after_reply = False
         self.hang_s = 0.0
@@ -54,7 +55,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append((self.path, json.loads(body)))
+        is_json = self.headers["Content-Type"] == "application/json"
+        self.server.seen.append((self.path, json.loads(body) if is_json else body))
+        self.server.named = {name: text for name, text in self.headers.items() if name.startswith("Clipperfs-")}
         if self.server.hang_s:
             self.server.released.wait(self.server.hang_s)
         self.send_response(self.server.status)
@@ -109,7 +112,6 @@ def test_batch_is_sent_as_one_and_answered_in_order(daemon: Daemon, client: Clie
     [
         (np.array([1.5, 2], dtype=np.float32), [1.5, 2.0]),
         ([np.int32(1), np.int32(2)], [1, 2]),
-        (b"\x00\xff", "AP8="),
         ("Grüße", "Grüße"),
         ((1, 2), [1, 2]),
         (range(3), [0, 1, 2]),
@@ -121,6 +123,27 @@ def test_input_of_python_is_sent_as_json(daemon: Daemon, client: Client, value: 
     daemon.reply(query_id=1, output=0, default=False)
     client.predict("a", value)
     assert daemon.seen[0][1] == {"input": sent}
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_are_sent_as_they_are_and_say_that_they_are_bytes(daemon: Daemon, client: Client, kind: Any) -> None:
+    daemon.reply(query_id=1, output="cat", default=False)
+    assert client.predict("a", kind(b"\x00\xff"), version="2", key="u 1").output == "cat"
+    assert daemon.seen == [("/a/predict", b"\x00\xff")]
+    assert daemon.named == {"Clipperfs-Dtype": "uint8", "Clipperfs-Version": "2", "Clipperfs-Key": "u 1"}
+
+
+@pytest.mark.parametrize("key", ["Grüße", "a\r\nb", " a", ""])
+def test_bytes_with_a_key_that_no_header_holds_are_sent_as_base64(daemon: Daemon, client: Client, key: str) -> None:
+    daemon.reply(query_id=1, output="cat", default=False)
+    client.predict("a", b"\x00\xff", key=key)
+    assert daemon.seen == [("/a/predict", {"input": "AP8=", "key": key})]
+
+
+def test_bytes_in_a_batch_are_sent_as_base64(daemon: Daemon, client: Client) -> None:
+    daemon.reply(batch_predictions=[{"query_id": 1, "output": 1, "default": False}])
+    client.predict("a", batch=[b"\x00\xff"])
+    assert daemon.seen == [("/a/predict", {"input_batch": ["AP8="]})]
 
 
 @pytest.mark.parametrize("value", [float("nan"), [float("inf")], object(), {1, 2}])
@@ -177,6 +200,13 @@ def test_threads_share_a_client(daemon: Daemon, client: Client) -> None:
     assert failures == []
     assert len(daemon.seen) == 80
     assert daemon.connections <= 4
+
+
+def test_body_over_the_limit_is_told_how_to_raise_it(daemon: Daemon, client: Client) -> None:
+    daemon.reply(413, error="Request refused", cause="the body is larger than 10 bytes")
+    with pytest.raises(InvalidInput, match="larger than 10 bytes") as caught:
+        client.predict("a", b"x" * 11)
+    assert "--max-body" in str(caught.value.hint)
 
 
 def test_refused_input_says_the_cause(daemon: Daemon, client: Client) -> None:

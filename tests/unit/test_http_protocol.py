@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from clipperfs.serverd.connection import HttpConnection
+from clipperfs.serverd.connection import TURN_BYTES, HttpConnection
 from clipperfs.serverd.exchange import Exchange, StreamReply
 from clipperfs.serverd.http import HttpLimits, HttpServer
 from hypothesis import given
@@ -462,6 +464,30 @@ def test_slow_body_is_refused_and_a_steady_one_is_not() -> None:
         assert statuses(transport.written) == expected
 
 
+def test_client_that_stalls_late_in_a_large_body_is_refused_as_soon_as_one_that_stalls_early() -> None:
+    site = Site(body_timeout_s=10.0, body_rate_bytes_s=100)
+    connection, transport = site.connect()
+    connection.data_received(b"POST / HTTP/1.1\r\nContent-Length: 100001\r\n\r\n" + b"x" * 100_000)
+    for _ in range(10):
+        site.server.tick += 1
+        connection.check_times()
+        assert not transport.written
+    site.server.tick += 1
+    connection.check_times()
+    assert statuses(transport.written) == [408]
+    assert b"nothing of the body arrived for 10 s" in transport.written
+
+
+def test_client_that_is_not_read_does_not_stall() -> None:
+    site = Site(answer_now=False, body_timeout_s=10.0, body_rate_bytes_s=1, pipeline=1)
+    connection, transport = site.connect()
+    connection.data_received(POST + POST + b"POST / HTTP/1.1\r\nContent-Length: 100001\r\n\r\n" + b"x" * 100)
+    assert transport.paused
+    site.server.tick += 12
+    connection.check_times()
+    assert len(connection.rest) == 1, "no refusal is among the replies that are owed"
+
+
 def test_refused_client_is_given_time_to_read_then_cut() -> None:
     site = Site(linger_s=2.0)
     connection, transport = site.connect()
@@ -761,13 +787,46 @@ def test_endless_trailer_or_chunk_extension_is_refused(endless: bytes) -> None:
     assert sent <= 2 * site.server.limits.header_bytes + 2000
 
 
-def test_body_in_crumbs_is_kept_in_few_pieces() -> None:
+def test_body_in_crumbs_is_kept_in_one_buffer() -> None:
     site = Site()
     connection, _ = site.connect()
     count = 50_000
     connection.data_received(b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (2 * count))
     for number in range(count):
         connection.data_received(b"%02d" % (number % 100))
-        assert len(connection.body) <= 1024
+        assert sys.getsizeof(connection.body) < 1.2 * connection.body_bytes + 1000
     assert site.asked == [(b"POST", b"/a", b"".join(b"%02d" % (number % 100) for number in range(count)))]
+    whole: Any = site.asked[0][2]
+    assert isinstance(whole, bytearray), "not copied once more"
+
+
+def test_others_get_their_turn_while_a_large_body_arrives() -> None:
+    site = Site(body_bytes=10 * TURN_BYTES)
+    connection, transport = site.connect()
+    told: list[bool] = []
+
+    async def live() -> None:
+        connection.data_received(b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (3 * TURN_BYTES))
+        connection.data_received(bytes(TURN_BYTES - 1))
+        told.append(transport.paused)
+        for _ in range(2):
+            connection.data_received(bytes(TURN_BYTES // 2 + 1))
+            told.append(transport.paused)
+        await asyncio.sleep(0)
+        told.append(transport.paused)
+        connection.data_received(bytes(3 * TURN_BYTES - connection.body_bytes))
+        told.append(transport.paused)
+
+    asyncio.run(live())
+    assert told == [False, True, True, False, False]
+    assert len(site.asked[0][2]) == 3 * TURN_BYTES
+
+
+def test_small_body_in_pieces_is_handed_on_as_bytes() -> None:
+    site = Site()
+    connection, _ = site.connect()
+    connection.data_received(b"POST /a HTTP/1.1\r\nContent-Length: 4\r\n\r\n")
+    connection.data_received(b"12")
+    connection.data_received(b"34")
+    assert site.asked == [(b"POST", b"/a", b"1234")]
     assert type(site.asked[0][2]) is bytes

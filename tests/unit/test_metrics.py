@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from types import SimpleNamespace
 from typing import Any
 
-from clipperfs.serverd.counters import Counters
+import pytest
+from clipperfs.serverd.counters import LATENCY_BOUNDS_S, Counters
 from clipperfs.serverd.metrics import add_up, buckets, render
+from clipperfs.serverd.totals import Totals
 from prometheus_client.parser import text_string_to_metric_families
 
 
@@ -18,6 +22,8 @@ def snapshot(queries: int) -> dict[str, Any]:
         version.queries += 1
     app.defaults["slo"] += 1
     version.observe(queries, 0.002, 1500)
+    arrivals: Any = [SimpleNamespace(arrived=9.9994)] + [SimpleNamespace(arrived=9.9985) for _ in range(queries - 1)]
+    version.observe_waits(arrivals, 10.0)
     return {
         **counters.snapshot(),
         "http": {"connections": 2, "connections_total": 5, "requests": queries, "refused": {413: 1}},
@@ -59,7 +65,53 @@ def test_two_frontends_are_added_up() -> None:
     assert found["clipperfs_queue_rows", version] == 8
     assert found["clipperfs_batch_limit", version] == 8
     assert found["clipperfs_batch_size_count", version] == 2
-    assert found["clipperfs_predict_seconds_total", version] == 0.003
+    assert found["clipperfs_predict_seconds_sum", version] == 0.003
+    assert found["clipperfs_predict_seconds_count", version] == 2
+    assert found["clipperfs_predict_seconds_bucket", (("le", "0.001"), *version)] == 0
+    assert found["clipperfs_predict_seconds_bucket", (("le", "0.002"), *version)] == 2
+    assert found["clipperfs_queue_seconds_count", version] == 7
+    assert found["clipperfs_queue_seconds_bucket", (("le", "0.001"), *version)] == 2
+    assert found["clipperfs_queue_seconds_bucket", (("le", "0.002"), *version)] == 7
+    assert found["clipperfs_queue_seconds_sum", version] == pytest.approx(0.0087, abs=2e-6)
+
+
+def test_waits_of_any_length_fall_into_their_buckets() -> None:
+    version = Counters().version("m", "1")
+    waits = [0.0, 0.0005, 0.0006, 0.5, 0.49, 10.0, 11.0, 0.0005, 11.0]
+    queries: Any = [SimpleNamespace(arrived=-wait) for wait in waits]
+    version.observe_waits(queries, 0.0)
+    expected = [0] * (len(LATENCY_BOUNDS_S) + 1)
+    for wait in waits:
+        expected[bisect_left(LATENCY_BOUNDS_S, wait)] += 1
+    assert version.waits == expected
+    assert version.waits_us == int(sum(waits) * 1e6)
+
+
+def test_what_a_dead_frontend_counted_is_kept_and_what_it_held_is_not() -> None:
+    totals = Totals()
+    totals.note(1, snapshot(3))
+    totals.note(2, snapshot(4))
+    before = values(totals.all([1, 2]))
+    totals.bury(2)
+    assert len(totals.all([1])) == 2
+    after = values(totals.all([1]))
+    gauges = {"clipperfs_http_connections", "clipperfs_cache_entries", "clipperfs_cache_bytes"}
+    gauges |= {"clipperfs_queue_rows", "clipperfs_in_flight_rows"}
+    for key, value in before.items():
+        assert after[key] == (value / 2 if key[0] in gauges else value), key
+    totals.note(3, snapshot(2))  # its successor counts from 0
+    assert values(totals.all([1, 3]))["clipperfs_queries_total", (("app", "a"),)] == 9
+    totals.bury(3)
+    totals.bury(1)
+    assert values(totals.all([]))["clipperfs_queries_total", (("app", "a"),)] == 9
+    assert values(totals.all([]))["clipperfs_http_refused_total", (("status", "413"),)] == 3
+
+
+def test_frontend_that_is_silent_for_a_moment_still_counts() -> None:
+    totals = Totals()
+    totals.note(1, snapshot(3))
+    assert values(totals.all([1, 2]))["clipperfs_queries_total", (("app", "a"),)] == 3
+    assert values(totals.all([1, 2]))["clipperfs_queries_total", (("app", "a"),)] == 3
 
 
 def test_controllers_gauges_say_what_is_wrong() -> None:

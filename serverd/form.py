@@ -193,7 +193,7 @@ def raw_inputs(body: bytes, form: BodyForm, codec: InputCodec) -> list[bytes] | 
     """
     names = DTYPES[codec.input_type]
     if form.media and codec.input_type != "bytes":
-        kind = form.media.decode()
+        kind = form.media.decode("ascii", "backslashreplace")
         raise BadQueryError(
             QUERY_ERROR,
             f"a body of type {kind}/… is for applications of input type bytes; this one takes {codec.input_type}: send "

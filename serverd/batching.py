@@ -21,11 +21,11 @@ BATCHES_AHEAD: Final = 1
 CUT: Final = 0.9
 """What is left of the limit after a batch that took too long. Source: Clipper (NSDI 2017), section 4.3.1."""
 ROOM: Final = 0.5
-"""The part of its budget up to which a full batch says that the cost has fallen: a batch of twice the size would fit."""
-STRIKES: Final = 1.5
+"""The part of its budget up to which a full batch says that the cost has fallen: twice the size would fit."""
+STRIKES: Final = 2.5
 FORGIVEN: Final = 31 / 32
-"""A size that has been good is too large when so many batches took too long; each that did not leaves this part of the
-count, so that one in a hundred is borne."""
+"""A size that has been good is too large when more batches than this took too long; each that did not leaves this part
+of the count, so that one in twenty is borne: Clipper's rule bears about ten divided by the limit."""
 CALM_AT_ROOM: Final = 8
 """How many batches such a one counts for."""
 LEAST_CALM: Final = 8
@@ -59,7 +59,7 @@ class BatchLimit:
     From its start it grows by 1, 2, 4, … a full batch, up to the first that takes too long. It goes back to what has
     been good, and halves the gap with each full batch until the two sizes are neighbours. There it stays for a while
     before it tries one more, and longer each time that fails: a cost that rises in steps would else be paid for again
-    and again. A size that has been good is cut to nine tenths when a second batch takes too long soon after a first;
+    and again. A size that has been good is cut to nine tenths when a third batch takes too long soon after two others;
     two in a row cut it to what would have met the budget in proportion. Batches that were out together lower it once.
 
     Source: Clipper (NSDI 2017), section 4.3.1, for the additive increase and the cut; the search for a bound that is

@@ -164,7 +164,9 @@ class Dispatcher:
                 idle = sum(1 for other in version.replicas if not other.batches and other.is_reachable)
                 if idle > 1 and version.route.fixed_batch is None:
                     limit = min(limit, -(-queue.rows // idle))
-                soonest = now + version.free_in(replica, now) + version.cost.middle_s(limit)
+                soonest = now
+                if queue.rows > limit:  # fewer are all taken
+                    soonest += version.free_in(replica, now) + version.cost.middle_s(limit)
                 batch, doomed = queue.take(limit, soonest)
                 for query in doomed:
                     if query.is_gone:

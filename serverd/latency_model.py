@@ -34,12 +34,26 @@ class LatencyModel:
     Econometrica 46(1), 1978 (the loss).
     """
 
-    __slots__ = ("_covariance", "_rows", "_seconds", "_steepness", "_variance", "batches", "margin", "most_rows")
+    __slots__ = (
+        "_covariance",
+        "_rows",
+        "_seconds",
+        "_steepness",
+        "_variance",
+        "base_s",
+        "batches",
+        "margin",
+        "most_rows",
+        "row_s",
+    )
 
     def __init__(self) -> None:
         self.batches = 0
         self.margin = FIRST_MARGIN
         self.most_rows = 0
+        self.base_s = 0.0
+        self.row_s = 0.0
+        """The middle line: what a batch takes at all, which noise may put below 0, and what each query adds."""
         self._rows = 0.0
         self._seconds = 0.0
         self._variance = 0.0
@@ -49,25 +63,30 @@ class LatencyModel:
 
     def observe(self, rows: int, predict_s: float) -> None:
         """Learn from a batch that came back."""
-        if self.batches >= 2:
+        batches = self.batches = self.batches + 1
+        if batches > 2:
             # Its place is judged by the line before it: a batch must not vouch for itself.
-            is_over = predict_s > self.margin * self.middle_s(rows)
-            moved = MARGIN_STEP * (QUANTILE if is_over else QUANTILE - 1)
-            self.margin = min(MOST_MARGIN, max(1.0, self.margin + moved))
+            if predict_s > self.margin * (self.base_s + self.row_s * rows):
+                self.margin = min(MOST_MARGIN, self.margin + MARGIN_STEP * QUANTILE)
+            else:
+                self.margin = max(1.0, self.margin - MARGIN_STEP * (1 - QUANTILE))
         if rows > self.most_rows:
             self.most_rows = rows
-        self.batches += 1
-        weight = 1 / self.batches if self.batches < MEMORY else 1 / MEMORY
+        weight = 1 / batches if batches < MEMORY else 1 / MEMORY
         more_rows = rows - self._rows
         more_s = predict_s - self._seconds
-        self._rows += weight * more_rows
-        self._seconds += weight * more_s
-        self._variance = (1 - weight) * (self._variance + weight * more_rows * more_rows)
-        self._covariance = (1 - weight) * (self._covariance + weight * more_rows * more_s)
-        if self._seconds > 0.0:
-            doubt = (SPREAD_NEEDED * self._rows) ** 2
-            found = self._covariance * self._rows / self._seconds + doubt * self._steepness
-            self._steepness = min(MOST_STEEP, max(0.0, found / (self._variance + doubt)))
+        mean_rows = self._rows = self._rows + weight * more_rows
+        mean_s = self._seconds = self._seconds + weight * more_s
+        part = weight * more_rows
+        self._variance = (1 - weight) * (self._variance + part * more_rows)
+        self._covariance = (1 - weight) * (self._covariance + part * more_s)
+        if mean_s > 0.0:
+            doubt = SPREAD_NEEDED * mean_rows * SPREAD_NEEDED * mean_rows
+            found = self._covariance * mean_rows / mean_s + doubt * self._steepness
+            steepness = found / (self._variance + doubt)
+            self._steepness = steepness = 0.0 if steepness < 0.0 else min(MOST_STEEP, steepness)
+            self.row_s = steepness * mean_s / mean_rows
+            self.base_s = mean_s - self.row_s * mean_rows
 
     def learn_warm_up(self, measured: Iterable[tuple[int, float]]) -> None:
         """Learn from the batches of a warm-up, (rows, seconds), in the order in which they were predicted.
@@ -82,21 +101,15 @@ class LatencyModel:
 
     def middle_s(self, rows: int) -> float:
         """Return how long a batch of ``rows`` takes usually; 0 while nothing is known."""
-        if not self.batches:
-            return 0.0
-        return max(0.0, self._seconds + self._slope() * (rows - self._rows))
+        found = self.base_s + self.row_s * rows
+        return found if found > 0.0 else 0.0
 
     def largest_within(self, budget_s: float) -> int:
         """Return the largest batch that meets a budget by the upper line.
 
         At least 1, which is also the answer while nothing is known, and at most the largest batch seen.
         """
-        left_s = budget_s / self.margin - self._seconds
-        slope = self._slope()
-        if slope * (self.most_rows - self._rows) <= left_s:
+        left_s = budget_s / self.margin - self.base_s
+        if self.row_s * self.most_rows <= left_s:
             return max(1, self.most_rows)
-        return max(1, int(self._rows + left_s / slope)) if slope > 0.0 else 1
-
-    def _slope(self) -> float:
-        """Return what one more query costs."""
-        return self._steepness * self._seconds / self._rows if self._rows > 0.0 else 0.0
+        return max(1, int(left_s / self.row_s)) if self.row_s > 0.0 else 1

@@ -165,13 +165,12 @@ class ServedVersion:
         """
         self.predict_s += (predict_s - self.predict_s) * SMOOTHING
         self.cost.observe(rows, predict_s)
-        self.batch_limit.observe(rows, sent_at, now, predict_s, self.budget_s)
-        if self.batch_limit.is_growing:
+        limit = self.batch_limit
+        limit.observe(rows, sent_at, now, predict_s, self.budget_s)
+        if limit.is_growing:
             self.bearable = MAX_QUEUED
         else:
-            self.bearable = bearable_rows(
-                self.batch_limit.limit, self.cost.middle_s(self.batch_limit.limit), len(self.replicas), self.slo_s
-            )
+            self.bearable = bearable_rows(limit.limit, self.cost.middle_s(limit.limit), len(self.replicas), self.slo_s)
 
     def pick_replica(self) -> Replica | None:
         """Return the reachable replica with the fewest batches out, or None when each has enough."""

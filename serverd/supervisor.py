@@ -212,7 +212,7 @@ class Supervisor:
                     message, hint = split_reason(str(fields[2]))
                     answer.set_exception(PredictFailed(message, hint=hint))
                 else:
-                    if isinstance(fields[2], int):
+                    if isinstance(fields[2], int) and fields[2] > 0:
                         replica.warm_up.append((len(fields[3]), fields[2] / 1e6))
                     answer.set_result(split_outputs(fields[3], frames[1]))
             case wire.PONG:

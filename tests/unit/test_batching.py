@@ -95,9 +95,9 @@ def test_single_stall_at_a_size_that_has_been_good_changes_nothing() -> None:
     assert limit.limit == 50
 
 
-def test_second_late_batch_soon_after_a_first_cuts_to_nine_tenths() -> None:
+def test_third_late_batch_soon_after_two_others_cuts_to_nine_tenths() -> None:
     limit = settled(50)
-    for at, took_s in ((1000.0, 1.2), (1002.0, 0.9), (1004.0, 1.2)):
+    for at, took_s in ((1000.0, 1.2), (1002.0, 0.9), (1004.0, 1.2), (1006.0, 0.9), (1008.0, 1.2)):
         limit.observe(50, at, at + took_s, took_s, 1.0)
     assert limit.limit == 45
 

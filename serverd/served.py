@@ -123,11 +123,10 @@ class ServedVersion:
         self.bearable = MAX_QUEUED
         """Queries that may wait; more would not be answered in time."""
         self.cost = LatencyModel()
-        self.cost.learn_warm_up(route.warm_up)
         self.batch_limit = BatchLimit(route.max_batch, route.fixed_batch)
-        self.follow(route)
         self.slo_s = 0.0
         """The shortest SLO of the applications that this version answers."""
+        self.follow(route)
         self.predict_s = 0.0
         """The smoothed time that predicting a batch takes."""
         self.pace = Pace()
@@ -143,6 +142,9 @@ class ServedVersion:
         """Take on a new table's settings (the replicas are the dispatcher's matter)."""
         self.route = route
         self.batch_limit.set_bounds(route.max_batch, route.fixed_batch)
+        if route.warm_up and not self.cost.batches:  # the first tables name a version while it loads
+            self.cost.learn_warm_up(route.warm_up)
+            self.batch_limit.start(self.cost.largest_within(self.budget_s))
         self.cache_prefix = cache_prefix(route.manifest, route.input_type)
         self.element_bytes = wire.ELEMENT_BYTES.get(route.input_type, 1)
         self.input_code = wire.INPUT_TYPES.index(route.input_type) if route.input_type in wire.INPUT_TYPES else -1

@@ -86,6 +86,13 @@ def test_new_version_starts_with_what_its_warm_up_measured(make_world: MakeWorld
     assert world.version.batch_limit.limit == 1
 
 
+def test_warm_up_counts_when_it_comes_after_the_version_is_known(make_world: MakeWorld) -> None:
+    world = make_world(0.005, 0.05)
+    assert world.version.batch_limit.limit == 1
+    world.load("1", warm_up=((1, 0.2), (32, 0.005)))
+    assert world.version.batch_limit.limit == 32
+
+
 def test_table_that_changes_nothing_for_a_version_leaves_its_limit(make_world: MakeWorld) -> None:
     world = make_world(0.005, 0.05, warm_up=((32, 0.005),))
     world.run(10_000, 0.5)

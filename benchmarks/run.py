@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bodies, eviction, poll, predict, publish, scale, switch, verify
+from benchmarks import batching, bodies, eviction, poll, predict, publish, scale, switch, verify
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -23,6 +23,11 @@ BENCHMARKS: dict[
         lambda folder, quick: predict.run_predict(folder, predict.QUICK if quick else predict.Plan()),
         predict.render_predict,
         ("wrk", "nginx"),
+    ),
+    "batching": (
+        lambda folder, quick: batching.run_batching(folder, batching.QUICK if quick else batching.Plan()),
+        batching.render_batching,
+        (),
     ),
     "switch": (
         lambda folder, quick: switch.run_switch(folder, switch.QUICK if quick else switch.Plan()),

@@ -12,13 +12,13 @@ from typing import Any, Final
 from clipperfs import wire
 
 from . import sharing
-from .batching import MAX_QUEUED_BYTES, SLO_SHARE
+from .batching import MAX_QUEUED_BYTES
 from .cache import PredictionCache
 from .control import lane_path
 from .counters import Counters
 from .pending import DeadlineLanes, Query
 from .routing import SLO_MISSED, RoutingTable, VersionRoute, explain_crashed, explain_failed, explain_overload
-from .served import DEPTH, Batch, Replica, ServedVersion
+from .served import DEPTH, LEAD_S, Batch, Replica, ServedVersion
 from .slow import SlowLog
 from .transport import HELLO_START, ReplicaTransport
 
@@ -26,8 +26,6 @@ DEADLINE_RESERVE_S: Final = 0.001
 """How much before its deadline a query is given up, so that the default output arrives in time."""
 MAX_FAULTS_SPLIT: Final = 8
 """Faults in a row after which a version's failed batches are no longer split to find the query that fails."""
-SMOOTHING: Final = 0.2
-"""The weight of a new measurement of a version's predict time."""
 SPLIT_SHARE: Final = 0.3
 """The part of its SLO after which a canary's query is no longer tried in half a batch, but by the active version."""
 HANG_CHECK_S: Final = 0.25
@@ -161,10 +159,10 @@ class Dispatcher:
         """Send batches while a replica has room and queries wait."""
         queue = version.queue
         while queue.rows or version.retries:
-            replica = version.pick_replica()
+            now = monotonic()
+            replica = version.pick_replica() or self._pick_ending(version, now)
             if replica is None:
                 return
-            now = monotonic()
             if version.retries:
                 batch = [query for query in version.retries.popleft() if not query.is_done]
             else:
@@ -172,9 +170,12 @@ class Dispatcher:
                     return
                 limit = version.batch_limit.limit
                 idle = sum(1 for other in version.replicas if not other.batches and other.is_reachable)
-                if idle > 1:
+                if idle > 1 and version.route.fixed_batch is None:
                     limit = min(limit, -(-queue.rows // idle))
-                batch, doomed = queue.take(limit, now + DEPTH * version.predict_s)
+                soonest = now
+                if queue.rows > limit:  # fewer are all taken
+                    soonest += version.free_in(replica, now) + version.cost.middle_s(limit)
+                batch, doomed = queue.take(limit, soonest)
                 version.counter.observe_waits(batch, now)
                 if doomed:
                     version.counter.observe_waits(doomed, now)
@@ -185,14 +186,34 @@ class Dispatcher:
                         self._release(version, 1)
                     else:
                         self._settle_default(query, "slo", SLO_MISSED, now)
-            if batch and self._send(version, replica, batch, now) is None:
-                version.retries.appendleft(batch)
+            if batch:
+                if self._send(version, replica, batch, now) is None:
+                    version.retries.appendleft(batch)
+                else:
+                    replica.sent_at, replica.sent_rows = now, len(batch)
+
+    def _pick_ending(self, version: ServedVersion, now: float) -> Replica | None:
+        """Return a replica that is about to end its batch, for a full one that waits; a timer else comes back then."""
+        if version.queue.rows < version.batch_limit.limit:
+            return None
+        replica, left_s = version.pick_ending(now)
+        if replica is None or left_s <= LEAD_S:
+            return replica
+        if version.delay_timer is None:
+            version.delay_timer = self._loop.call_later(left_s - LEAD_S, self._end_delay, version)
+        return None
 
     def _is_delayed(self, version: ServedVersion, now: float) -> bool:
-        """Return whether the model asks to wait for a larger batch; a timer then comes back to it."""
-        if version.queue.rows >= version.batch_limit.limit:
+        """Return whether the model asks to wait for a larger batch; a timer then comes back to it.
+
+        Never so long that the answer would come too late: what is left then is the time of two batches, one of which
+        may be on its way already, and at least the part of the SLO that one may take.
+        """
+        limit = version.batch_limit.limit
+        if version.queue.rows >= limit:
             return False
-        wait_s = version.queue.oldest_arrival() + version.route.batch_delay_ms / 1000 - now
+        needed_s = max(DEPTH * version.cost.middle_s(limit), version.budget_s) + DEADLINE_RESERVE_S
+        wait_s = version.queue.latest_start(version.route.batch_delay_ms / 1000, needed_s) - now
         if wait_s <= 0.0005:  # the loop's timers count milliseconds
             return False
         if version.delay_timer is None:
@@ -349,9 +370,7 @@ class Dispatcher:
         latency_s = now - batch.sent_at
         predict_us = fields[2] if isinstance(fields[2], int) and fields[2] > 0 else int(latency_s * 1e6)
         predict_s = min(predict_us / 1e6, latency_s)
-        version.predict_s += (predict_s - version.predict_s) * SMOOTHING
-        version.batch_limit.observe(len(queries), batch.sent_at, now, predict_s, version.slo_s * SLO_SHARE)
-        version.learn_bearable()
+        version.learn(len(queries), batch.sent_at, now, predict_s)
         version.counter.observe(len(queries), latency_s, predict_us)
         version.pace.observe(latency_s)
         batch.leave_to_twin()
@@ -579,7 +598,7 @@ class Dispatcher:
                     version = ServedVersion(model_name, name, route, self._counters.version(model_name, name))
                     self.versions[route.key] = version
                 version.is_leaving = False
-                version.slo_s = shortest.get(model_name, 1.0)
+                version.follow_slo(shortest.get(model_name, 1.0))
                 version.uses_cache = model.cache and self._cache.max_bytes > 0
                 if name == model.active:
                     self._actives[model_name] = version

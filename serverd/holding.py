@@ -98,8 +98,10 @@ class Holding:
             replicas=tuple(one.identity for one in self.ready),
             input_type=prepared.input_type,
             max_batch=prepared.max_batch,
+            fixed_batch=prepared.settings.fixed_batch or None,
             batch_delay_ms=prepared.settings.batch_delay_ms or 0.0,
             idempotent=prepared.settings.idempotent is not False,
+            warm_up=next((tuple(one.warm_up) for one in self.ready), ()),
         )
 
     def loaded(self, replicas_wanted: int) -> LoadedVersion:

@@ -72,10 +72,13 @@ class VersionRoute:
     """Identities in hex of the replicas that are ready."""
     input_size: int | None = None
     max_batch: int = 512
+    fixed_batch: int | None = None
     batch_delay_ms: float = 0.0
     idempotent: bool = True
     predict_timeout_s: float = 30.0
     unavailable: str | None = None
+    warm_up: tuple[tuple[int, float], ...] = ()
+    """What a replica's warm-up batches took: queries and seconds of predicting of each, in the order of the batches."""
 
     def to_plain(self) -> dict[str, Any]:
         """Return the route as a map for the control channel."""
@@ -86,16 +89,19 @@ class VersionRoute:
             "input_size": self.input_size,
             "replicas": list(self.replicas),
             "max_batch": self.max_batch,
+            "fixed_batch": self.fixed_batch,
             "batch_delay_ms": self.batch_delay_ms,
             "idempotent": self.idempotent,
             "predict_timeout_s": self.predict_timeout_s,
             "unavailable": self.unavailable,
+            "warm_up": [list(one) for one in self.warm_up],
         }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> VersionRoute:
         """Return the route that ``to_plain`` wrote."""
-        return cls(**{**plain, "replicas": tuple(plain["replicas"])})
+        warm_up = tuple((rows, seconds) for rows, seconds in plain["warm_up"])
+        return cls(**{**plain, "replicas": tuple(plain["replicas"]), "warm_up": warm_up})
 
 
 @dataclass(frozen=True, slots=True)

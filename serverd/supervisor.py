@@ -52,6 +52,8 @@ class Replica:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """How the process ended, once it has."""
         self.batches: dict[int, asyncio.Future[list[Any]]] = {}
+        self.warm_up: list[tuple[int, float]] = []
+        """How many inputs each batch of its warm-up had, and how long predicting them took."""
         self.answered_s = time.monotonic()
         self.asked_s: float | None = None
         """When it was asked for a sign of life that it has not given yet."""
@@ -210,6 +212,8 @@ class Supervisor:
                     message, hint = split_reason(str(fields[2]))
                     answer.set_exception(PredictFailed(message, hint=hint))
                 else:
+                    if isinstance(fields[2], int) and fields[2] > 0:
+                        replica.warm_up.append((len(fields[3]), fields[2] / 1e6))
                     answer.set_result(split_outputs(fields[3], frames[1]))
             case wire.PONG:
                 replica.asked_s = None

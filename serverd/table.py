@@ -36,8 +36,11 @@ class HeldView:
     """Identities of those that answer now."""
     input_type: str = ""
     max_batch: int = 512
+    fixed_batch: int | None = None
     batch_delay_ms: float = 0.0
     idempotent: bool = True
+    warm_up: tuple[tuple[int, float], ...] = ()
+    """Queries and seconds of the warm-up batches of the replica that was ready first."""
 
 
 def explain_off(model: str) -> str:
@@ -140,8 +143,10 @@ def _version_route(wanted: WantedModel, one: HeldView) -> VersionRoute:
         input_type=one.input_type,
         replicas=tuple(sorted(one.replicas)),
         max_batch=one.max_batch,
+        fixed_batch=one.fixed_batch,
         batch_delay_ms=one.batch_delay_ms,
         idempotent=one.idempotent,
+        warm_up=one.warm_up,
         predict_timeout_s=wanted.policy.predict_timeout_s,
         unavailable=unavailable,
     )

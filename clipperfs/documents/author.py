@@ -6,7 +6,15 @@ import json
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from clipperfs.documents.base import Document, parse_json, validation_summary
 from clipperfs.errors import InvalidDocument
@@ -15,7 +23,16 @@ from clipperfs.limits import LIMITS
 
 InputType = Literal["ints", "floats", "doubles", "bytes", "strings"]
 
-INHERITED_FIELDS = ("wrapper", "input_type", "hooks", "sample", "max_batch", "batch_delay_ms", "idempotent")
+INHERITED_FIELDS = (
+    "wrapper",
+    "input_type",
+    "hooks",
+    "sample",
+    "max_batch",
+    "fixed_batch",
+    "batch_delay_ms",
+    "idempotent",
+)
 """What a version that leaves it out takes over from the version that is active (``registry_layout.md`` §7.3)."""
 
 
@@ -48,12 +65,22 @@ class VersionSettings(Document):
     requirements: str | None = None
     """Path of a requirements file in the version; informative."""
     max_batch: int | None = Field(default=None, ge=1, le=65536)
+    fixed_batch: int | None = Field(default=None, ge=0, le=65536)
+    """The most queries in a batch, whatever the SLO. ``None`` or 0: found by measuring."""
     batch_delay_ms: float | None = Field(default=None, ge=0, le=10_000)
     """How long a batch may wait for company. ``None`` or 0: not at all."""
     idempotent: bool | None = None
     """``False``: a batch whose replica died is not tried again on another."""
     description: str | None = None
     labels: dict[str, str] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_absent_size(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Manifests from before there were fixed sizes are spelled as they were.
+        tree: dict[str, Any] = serialize(self)
+        if self.fixed_batch is None:
+            tree.pop("fixed_batch", None)
+        return tree
 
     @field_validator("wrapper", mode="before", json_schema_input_type=WrapperSettings | str | None)
     @classmethod
@@ -84,6 +111,12 @@ class AuthorFile(VersionSettings):
     """``model.yaml`` itself: the same fields, but a name it does not know is a mistake of a person, so it fails."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> AuthorFile:
+        if self.fixed_batch and self.max_batch and self.fixed_batch > self.max_batch:
+            raise ValueError(f"fixed_batch {self.fixed_batch} is more than max_batch {self.max_batch}")
+        return self
 
     def settings(self) -> VersionSettings:
         """Return what the manifest keeps."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.batching import Plan, Synthetic, run_batching
 from benchmarks.load import measure
 from benchmarks.server import post, run_echo, run_nginx
 from benchmarks.switch import read_replies, run_clients
@@ -77,6 +78,16 @@ def test_missing_tool_without_apt_says_what_to_install(monkeypatch: pytest.Monke
         require_tool("nginx")
 
 
+def test_batching_measures_every_way_of_a_model(tmp_path: Path) -> None:
+    model = Synthetic("tiny", 200, 4, (4,), base_ms=2)
+    plan = Plan(rounds=1, seconds=0.3, warm_up_s=0.1, tail_seconds=0.3, overload=0.2, connections=20, models=(model,))
+    [row] = run_batching(tmp_path, plan)["rows"]
+    assert [way["way"] for way in row["ways"]] == ["fixed 4", "adaptive", "adaptive, delayed", "no batches"]
+    assert row["best"] == "fixed 4"
+    assert all(way["goodput"]["median"] > 0 for way in row["ways"])
+    assert 0 < row["calm"]["within_slo"] <= 1
+
+
 def test_unknown_benchmark_is_refused_with_the_names_that_exist() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.run", "speed"],
@@ -88,4 +99,4 @@ def test_unknown_benchmark_is_refused_with_the_names_that_exist() -> None:
         check=False,
     )
     assert result.returncode == 2
-    assert "predict, switch, publish, poll, eviction, verify" in result.stderr
+    assert "predict, batching, switch, publish, poll, eviction, verify" in result.stderr

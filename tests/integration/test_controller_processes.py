@@ -169,10 +169,13 @@ def test_replica_answers_its_warm_up_and_stops_when_told(sockets: str, tmp_path:
     async def body(supervisor: Supervisor, replica: Replica) -> None:
         await supervisor.await_loaded(replica, 10)
         assert await supervisor.predict(replica, [[1.0], [2.0]], 5) == [0, 0]
+        [(rows, seconds)] = replica.warm_up
+        assert rows == 2
+        assert 0.02 <= seconds < 5
         supervisor.stop(replica)
         assert "exited with code 0" in await replica.ended
 
-    [ended] = with_replica(sockets, tmp_path, body)
+    [ended] = with_replica(sockets, tmp_path, body, delay_ms=20)
     assert ended.is_leaving
 
 

@@ -231,6 +231,18 @@ def test_model_that_asks_for_it_gets_larger_batches_for_a_delay(rig: Rig) -> Non
     assert 0.05 < time.monotonic() - started < 0.3
 
 
+def test_fixed_batches_are_full_or_have_waited(rig: Rig) -> None:
+    rig.serve(rig.start_peer(), fixed_batch=4, batch_delay_ms=60.0)
+    started = time.monotonic()
+    predict(rig, {"input_batch": [[1.0]] * 8})
+    assert time.monotonic() - started < 0.05
+    predict(rig, {"input_batch": [[1.0]] * 6})
+    assert time.monotonic() - started > 0.05
+    sizes = rig.metrics()["versions"][0]["batch_sizes"]
+    assert sizes[:4] == [0, 1, 3, 0]  # of up to 1, 2, 4 and 8 queries
+    assert sum(sizes) == 4
+
+
 def test_equal_inputs_at_the_same_time_share_one_prediction(rig: Rig) -> None:
     rig.serve(rig.start_peer("slow:150"), cache=True)
     reply = predict(rig, {"input_batch": [[1.0]] * 5 + [[2.0]]})

@@ -230,6 +230,11 @@ AUTHOR_BYTES = [
     b"a: !!python/object/apply:os.system [ls]",
     b"max_batch: 0",
     b"max_batch: many",
+    b"fixed_batch: -1",
+    b"fixed_batch: adaptive",
+    b"fixed-batch: 8",
+    b"batch: {fixed: 8}",
+    b"max_batch: 8\nfixed_batch: 9",
     b"sample: []",
     b"sample: ../outside.json",
     b"sample: /etc/passwd",
@@ -284,3 +289,15 @@ def test_short_forms_mean_the_long_ones() -> None:
         ("latency", {"p99_ms": 20}),
         ("command", {"value": ["./check.sh"]}),
     ]
+
+
+def test_fixed_batch_that_no_batch_can_have_is_refused_with_both_sizes() -> None:
+    with pytest.raises(InvalidDocument, match="fixed_batch 9 is more than max_batch 8"):
+        parse_author_file(b"max_batch: 8\nfixed_batch: 9\n")
+    with pytest.raises(InvalidDocument, match="fixed-batch"):
+        parse_author_file(b"fixed-batch: 8\n")
+
+
+def test_settings_without_a_fixed_batch_are_spelled_as_before_there_was_one() -> None:
+    assert "fixed_batch" not in parse_author_file(b"max_batch: 8\n").settings().model_dump()
+    assert parse_author_file(b"fixed_batch: 0\n").settings().model_dump()["fixed_batch"] == 0

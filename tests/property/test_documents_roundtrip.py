@@ -57,6 +57,7 @@ settings_trees = extended(
     sample=st.lists(trees, min_size=1, max_size=2),
     hooks=st.lists(extended({"name": st.just("smoke")}, options=st.dictionaries(text, trees, max_size=2)), max_size=2),
     max_batch=st.integers(1, 65536),
+    fixed_batch=st.integers(0, 65536),
     idempotent=st.booleans(),
     labels=st.dictionaries(text, text, max_size=2),
 )

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from benchmarks.batching import MODELS, Synthetic, neighbours, render_batching, summarise_model, variants
 from benchmarks.clients import ANSWERED, DEFAULTED, FAILED
 from benchmarks.load import Measurement
 from benchmarks.machine import cpu_seconds, describe_machine, process_tree
@@ -90,3 +91,40 @@ def test_machine_description_names_no_path_but_the_temporary_folder() -> None:
     description = describe_machine()
     assert description["python"]
     assert not any("/" in text for label, text in description.items() if label in ("machine", "packages", "checkout"))
+
+
+def test_best_fixed_size_is_measured_beside_its_neighbours() -> None:
+    assert neighbours({8: 1.0, 16: 3.0, 32: 2.0, 64: 0.0}) == [8, 16, 32]
+    assert neighbours({8: 3.0, 16: 1.0}) == [8, 16]
+
+
+def test_ratio_to_the_best_fixed_size_is_taken_within_a_round() -> None:
+    cell = {
+        "fixed 8": [100.0, 10.0, 100.0],
+        "fixed 16": [200.0, 20.0, 210.0],
+        "adaptive": [180.0, 20.0, 189.0],
+        "no batches": [20.0, 0.0, 10.0],
+    }
+    found = summarise_model(cell)
+    assert (found["best"], found["best_per_s"]) == ("fixed 16", 200.0)
+    [_, _, adaptive, _] = found["ways"]
+    assert adaptive["ratio_to_best"] == {"median": 0.9, "low": 0.9, "high": 1.0}
+    assert adaptive["ratio_to_none"]["median"] == pytest.approx(18.9)
+    row = {
+        "text": "constant",
+        "rate": 230.0,
+        "searched": {"8": 100.0, "16": 200.0},
+        **found,
+        "calm": {"rate": 160.0, "within_slo": 1.0, "p999_ms": 20.0},
+    }
+    text = render_batching({"plan": {"rounds": 3, "seconds": 2.0, "overload": 1.15}, "rows": [row]})
+    assert "fixed 16 (best)" in text
+    assert "0.90 (0.90–1.00)" in text
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_fixed_sizes_searched_have_the_best_one_inside(model: Synthetic) -> None:
+    rates = {size: size / model.cost_ms(size) * 1000 for size in model.sizes if 2 * model.cost_ms(size) <= model.slo_ms}
+    assert model.most_per_s() == max(rates.values())
+    assert max(model.sizes) == model.max_batch or 2 * model.cost_ms(max(model.sizes)) > model.slo_ms
+    assert variants(model)["no batches"] == {"fixed_batch": 1}

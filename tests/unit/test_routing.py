@@ -10,7 +10,17 @@ from clipperfs.serverd.routing import AppRoute, ModelRoute, RoutingTable, Versio
 
 APP = AppRoute("doubles", 100_000, "-1", "m")
 LIVE = VersionRoute("k1", "d1", "doubles", ("aa",))
-OTHER = VersionRoute("k2", "d2", "doubles", ("bb",), input_size=3, max_batch=7, idempotent=False)
+OTHER = VersionRoute(
+    "k2",
+    "d2",
+    "doubles",
+    ("bb",),
+    input_size=3,
+    max_batch=7,
+    fixed_batch=5,
+    idempotent=False,
+    warm_up=((1, 0.25), (32, 0.5)),
+)
 
 
 def table(app: AppRoute = APP, **model: object) -> RoutingTable:

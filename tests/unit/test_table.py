@@ -53,6 +53,13 @@ def test_serving_version_is_active_with_its_replicas() -> None:
     assert found.versions["1"].replicas == ("aa", "bb")
 
 
+def test_sizes_and_the_warm_up_of_a_version_go_to_the_frontends() -> None:
+    held = view(V1, max_batch=9, fixed_batch=4, batch_delay_ms=2.5, warm_up=((1, 0.01), (9, 0.02)))
+    found = route(wanted(V1), [held], {ACTIVE: "k1"}).versions["1"]
+    assert (found.max_batch, found.fixed_batch, found.batch_delay_ms) == (9, 4, 2.5)
+    assert found.warm_up == ((1, 0.01), (9, 0.02))
+
+
 def test_old_version_stays_active_while_the_new_one_loads() -> None:
     found = route(wanted(V2), [view(V1), view(V2, "loading", ())], {ACTIVE: "k1"})
     assert found.active == "1"

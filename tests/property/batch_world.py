@@ -1,0 +1,158 @@
+"""The real dispatcher in virtual time, with random arrivals and replicas that take as long as a function says."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from clipperfs.serverd import dispatch
+from clipperfs.serverd.cache import PredictionCache
+from clipperfs.serverd.counters import Counters
+from clipperfs.serverd.pending import Query, QueryOwner
+from clipperfs.serverd.routing import AppRoute, ModelRoute, RoutingTable, VersionRoute
+from clipperfs.serverd.served import ServedVersion
+from clipperfs.serverd.slow import SlowLog
+
+from clipperfs import wire
+from tests.property.frontend_world import Loop
+
+WAY_S = 0.0003
+"""From a frontend to a replica, or back."""
+
+
+class Sink:
+    """Counts the answers that came in time."""
+
+    connection: object = object()
+
+    def __init__(self, tally: Tally, loop: Loop, arrived: float, slo_s: float) -> None:
+        self._tally, self._loop, self._arrived, self._slo_s = tally, loop, arrived, slo_s
+
+    def send(self, raw: bytes) -> None:
+        latency_s = self._loop.now - self._arrived
+        self._tally.answered += 1
+        self._tally.latency_s.append(latency_s)
+        self._tally.within += latency_s <= self._slo_s and b'"default":false' in raw
+
+
+@dataclass
+class Tally:
+    """What came of the queries of a run."""
+
+    asked: int = 0
+    answered: int = 0
+    within: int = 0
+    latency_s: list[float] = field(default_factory=list)
+
+
+class Replicas:
+    """Replicas that answer their batches one by one."""
+
+    def __init__(self, loop: Loop, cost_s: Callable[[int], float], hear: Callable[[bytes, list[bytes]], None]) -> None:
+        self.cost_s = cost_s
+        self.sizes: list[int] = []
+        self._loop, self._hear = loop, hear
+        self._waiting: dict[bytes, deque[tuple[int, int]]] = {}
+        self._busy: set[bytes] = set()
+
+    def send(self, identity: bytes, header: bytes, body: bytes) -> bool:
+        _, number, _, count, _ = wire.unpack_header(header)
+        self._loop.call_later(WAY_S, self._arrive, identity, number, count)
+        return True
+
+    def _arrive(self, identity: bytes, number: int, count: int) -> None:
+        self._waiting.setdefault(identity, deque()).append((number, count))
+        if identity not in self._busy:
+            self._begin(identity)
+
+    def _begin(self, identity: bytes) -> None:
+        number, count = self._waiting[identity].popleft()
+        self._busy.add(identity)
+        self.sizes.append(count)
+        spent_s = self.cost_s(count)
+        self._loop.call_later(spent_s, self._end, identity, number, count, spent_s)
+
+    def _end(self, identity: bytes, number: int, count: int, spent_s: float) -> None:
+        header = wire.pack_header(wire.OUTPUT, number, int(spent_s * 1e6), [1] * count)
+        self._loop.call_later(WAY_S, self._hear, identity, [header, b"0" * count])
+        self._busy.discard(identity)
+        if self._waiting[identity]:
+            self._begin(identity)
+
+    def settle(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class BatchWorld:
+    """One version with its replicas and one application."""
+
+    def __init__(self, cost_s: Callable[[int], float], slo_s: float, seed: int = 1, replicas: int = 1, **route: Any):
+        self.loop = Loop()
+        self.slo_s = slo_s
+        self._random = random.Random(seed)
+        self._stack = ExitStack()
+        self._stack.enter_context(patch.object(dispatch, "monotonic", self.loop.time))
+        fake = SimpleNamespace(get_running_loop=lambda: self.loop)
+        self._stack.enter_context(patch.object(dispatch, "asyncio", fake))
+
+        def transport(_endpoint: str, hear: Callable[[bytes, list[bytes]], None]) -> Replicas:
+            return Replicas(self.loop, cost_s, hear)
+
+        self._stack.enter_context(patch.object(dispatch, "ReplicaTransport", transport))
+        self.counters = Counters()
+        self.dispatcher = dispatch.Dispatcher(
+            "",
+            PredictionCache(0),
+            self.counters,
+            lambda _: None,
+            lambda *_: None,
+            lambda _: None,
+            SlowLog(None, lambda _: None),
+        )
+        self.replicas: Replicas = self.dispatcher._transport  # type: ignore[assignment]
+        self._identities = tuple(f"{number:04x}" for number in range(replicas))
+        self.version: ServedVersion
+        self.load("1", **route)
+
+    def load(self, name: str, **route: Any) -> None:
+        """Have a (new) version answer from now on."""
+        version = VersionRoute(f"load{name}", name * 64, "bytes", self._identities, **route)
+        app = AppRoute("bytes", int(self.slo_s * 1e6), "none", "m")
+        model = ModelRoute(active=name, cache=False, versions={name: version})
+        self.version = self.dispatcher.apply(RoutingTable(1, True, {"a": app}, {"m": model}))["m", name]
+        self._owner = QueryOwner(
+            "a", self.slo_s, b'"none"', self.counters.app("a"), None, self.dispatcher.deadline_lane(self.slo_s)
+        )
+        self.loop.settle()
+
+    def run(self, rate: float, seconds: float) -> Tally:
+        """Ask at a rate with random gaps; return what came of it once all is answered."""
+        tally = Tally()
+        end = self.loop.now + seconds
+        while self.loop.now < end:
+            gap = self._random.expovariate(rate)
+            self.loop.advance(gap)
+            self.submit(tally)
+            self.loop.settle()
+        self.loop.advance(2 * self.slo_s)
+        return tally
+
+    def submit(self, tally: Tally) -> None:
+        """Ask once."""
+        tally.asked += 1
+        sink: Any = Sink(tally, self.loop, self.loop.now, self.slo_s)
+        now = self.loop.now
+        self.dispatcher.submit(Query(self._owner, self.version, b"x", tally.asked, now, now + self.slo_s, sink, -1))
+
+    def close(self) -> None:
+        self.dispatcher.close()
+        self._stack.close()

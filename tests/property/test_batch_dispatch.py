@@ -1,0 +1,131 @@
+"""When batches go and how large they are, by the real dispatcher in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.property.batch_world import WAY_S, BatchWorld, Tally
+
+MakeWorld = Callable[..., BatchWorld]
+
+
+@pytest.fixture
+def make_world() -> Iterator[MakeWorld]:
+    with ExitStack() as stack:
+
+        def make(cost_s: float, slo_s: float, **route: Any) -> BatchWorld:
+            world = BatchWorld(lambda rows: cost_s, slo_s, **route)
+            stack.callback(world.close)
+            return world
+
+        yield make
+
+
+def ask(world: BatchWorld, count: int, wait_s: float) -> Tally:
+    """Ask all at once, then let time pass."""
+    tally = Tally()
+    for _ in range(count):
+        world.submit(tally)
+    world.loop.settle()
+    world.loop.advance(wait_s)
+    return tally
+
+
+def test_fixed_batch_with_a_delay_goes_when_it_is_full(make_world: MakeWorld) -> None:
+    world = make_world(0.005, 1.0, fixed_batch=4, batch_delay_ms=100.0)
+    for _ in range(3):
+        ask(world, 1, 0.001)
+    assert world.replicas.sizes == []
+    ask(world, 1, 0.02)
+    assert world.replicas.sizes == [4]
+
+
+def test_fixed_batch_that_does_not_fill_goes_after_the_delay(make_world: MakeWorld) -> None:
+    world = make_world(0.005, 1.0, fixed_batch=4, batch_delay_ms=100.0)
+    tally = ask(world, 3, 0.5)
+    assert world.replicas.sizes == [3]
+    assert tally.latency_s == pytest.approx([0.1 + 2 * WAY_S + 0.005] * 3, abs=0.001)
+
+
+def test_fixed_batch_without_a_delay_makes_nobody_wait(make_world: MakeWorld) -> None:
+    world = make_world(0.005, 1.0, fixed_batch=32)
+    assert ask(world, 1, 0.5).latency_s == pytest.approx([2 * WAY_S + 0.005])
+
+
+def test_full_fixed_batch_is_not_shared_among_idle_replicas(make_world: MakeWorld) -> None:
+    world = make_world(0.005, 1.0, replicas=2, fixed_batch=8, batch_delay_ms=100.0)
+    ask(world, 8, 0.05)
+    assert world.replicas.sizes == [8]
+    adaptive = make_world(0.005, 1.0, replicas=2, warm_up=((8, 0.005),))
+    ask(adaptive, 8, 0.05)
+    assert sorted(adaptive.replicas.sizes) == [4, 4]
+
+
+@pytest.mark.parametrize("fixed", [None, 4])
+@pytest.mark.parametrize("delay_ms", [20.0, 60.0, 10_000.0])
+def test_delay_never_costs_the_slo(make_world: MakeWorld, fixed: int | None, delay_ms: float) -> None:
+    world = make_world(0.008, 0.05, fixed_batch=fixed, batch_delay_ms=delay_ms)
+    world.run(30, 0.3)
+    tally = world.run(30, 3.0)
+    assert tally.within == tally.asked
+    assert sorted(tally.latency_s)[tally.asked // 2] > 0.008 + min(delay_ms / 1000, 0.02)
+
+
+def test_new_version_starts_with_what_its_warm_up_measured(make_world: MakeWorld) -> None:
+    world = make_world(0.005, 0.05, warm_up=((1, 0.2), (32, 0.005)))
+    assert world.version.batch_limit.limit == 32
+    ask(world, 32, 0.1)
+    assert world.replicas.sizes[0] == 32
+    world.load("2", warm_up=((1, 0.01), (32, 0.32)))
+    assert world.version.batch_limit.limit == 1
+    world.load("3")
+    assert world.version.batch_limit.limit == 1
+
+
+def test_warm_up_counts_when_it_comes_after_the_version_is_known(make_world: MakeWorld) -> None:
+    world = make_world(0.005, 0.05)
+    assert world.version.batch_limit.limit == 1
+    world.load("1", warm_up=((1, 0.2), (32, 0.005)))
+    assert world.version.batch_limit.limit == 32
+
+
+def test_table_that_changes_nothing_for_a_version_leaves_its_limit(make_world: MakeWorld) -> None:
+    world = make_world(0.005, 0.05, warm_up=((32, 0.005),))
+    world.run(10_000, 0.5)
+    learned = world.version.batch_limit.limit
+    assert learned > 32
+    world.load("1", warm_up=((32, 0.005),))
+    assert world.version.batch_limit.limit == learned
+
+
+def test_other_slo_starts_anew_from_what_was_learned() -> None:
+    world = BatchWorld(lambda rows: 0.001 + 0.0005 * rows, 0.1)
+    world.run(2500, 1.0)
+    assert world.version.batch_limit.limit > 64
+    world.slo_s = 0.025
+    world.load("1")
+    assert 8 <= world.version.batch_limit.limit <= 20
+    world.close()
+
+
+def test_second_full_batch_goes_just_before_the_first_should_end(make_world: MakeWorld) -> None:
+    world = make_world(0.02, 1.0, fixed_batch=4)
+    ask(world, 4, 0.1)
+    ask(world, 4, 0.0)
+    tally = ask(world, 4, 0.015)
+    assert world.version.queue.rows == 4
+    world.loop.advance(0.004 + WAY_S * 2)
+    assert world.version.queue.rows == 0
+    world.loop.advance(0.1)
+    assert tally.latency_s == pytest.approx([0.04 + 2 * WAY_S] * 4, abs=0.0005)
+
+
+def test_quick_model_has_its_next_batch_at_hand(make_world: MakeWorld) -> None:
+    world = make_world(0.001, 1.0, fixed_batch=4)
+    ask(world, 1, 0.1)
+    ask(world, 8, 0.0)
+    assert world.version.queue.rows == 0

@@ -104,7 +104,7 @@ class BatchWorld:
         fake = SimpleNamespace(get_running_loop=lambda: self.loop)
         self._stack.enter_context(patch.object(dispatch, "asyncio", fake))
 
-        def transport(_endpoint: str, hear: Callable[[bytes, list[bytes]], None]) -> Replicas:
+        def transport(_endpoint: str, hear: Callable[[bytes, list[bytes]], None], *_: Any) -> Replicas:
             return Replicas(self.loop, cost_s, hear)
 
         self._stack.enter_context(patch.object(dispatch, "ReplicaTransport", transport))

@@ -99,7 +99,7 @@ def _ease_thread(thread: int, nice: int) -> None:
 
 
 def _restore_thread(thread: int, nice: int) -> bool:
-    """Put one thread back; return whether there was anything to do. One that has chosen a policy of its own keeps it."""
+    """Put one thread back; return whether there was anything to do. A policy that it has chosen itself stays."""
     try:
         if os.sched_getscheduler(thread) != os.SCHED_BATCH:
             return False

@@ -54,7 +54,7 @@ from clipperfs.workspace import Workspace
 FETCH_AGAIN_S = 15.0
 """After this long a version that was not there or not signed, or that the storage kept back, is asked for again."""
 EASED_SHARE = 0.5
-"""A load that has used this much of its time limit runs beside what serves: on a host that is full it would never end."""
+"""A load that has used so much of its time limit runs beside what serves: on a full host it might never end."""
 RETIRE_S = 0.2
 """How long after the last frontend dropped a replica from its table a message to it may still be on its way."""
 

@@ -60,9 +60,9 @@ def judge(reply: Reply) -> int:
         return FAILED
     document = json.loads(reply.body)
     answers = document.get("batch_predictions", [document])
-    if any(answer["default"] for answer in answers):
+    if any(answer.get("default") for answer in answers):
         return DEFAULTED
-    return ANSWERED if all(str(answer["output"]) == reply.version for answer in answers) else MIXED
+    return ANSWERED if all(str(answer.get("output")) == reply.version for answer in answers) else MIXED
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.load import measure
 from benchmarks.server import post, run_echo, run_nginx
 from benchmarks.switch import read_replies, run_clients
+from benchmarks.switches import RATE, read_seen, run_steady_clients
 from benchmarks.tools import ToolMissing, find_tool, require_tool
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,16 @@ def test_clients_keep_every_reply_of_a_server(body: Path, tmp_path: Path) -> Non
     assert len(found.end_s) > 50
     assert bool((found.latency_s > 0).all())
     assert bool((found.end_s[1:] >= found.end_s[:-1]).all())
+
+
+def test_steady_clients_keep_to_their_rate_until_they_are_interrupted(tmp_path: Path) -> None:
+    with run_echo() as target, run_steady_clients(target, tmp_path / "replies.npz"):
+        time.sleep(1.5)
+    found = read_seen(tmp_path / "replies.npz")
+    assert 100 < len(found.due_s) <= 2 * RATE
+    assert bool((found.end_s[1:] >= found.end_s[:-1]).all())
+    assert bool((found.latency_s > 0).all())
+    assert found.lost == 0
 
 
 def test_missing_tool_without_apt_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def name_of(pid: int) -> str:
 
 def environment_of(pid: int) -> dict[str, str]:
     pairs = Path(f"/proc/{pid}/environ").read_bytes().rstrip(b"\0").split(b"\0")
-    return dict(pair.decode().partition("=")[::2] for pair in pairs)  # type: ignore[misc]
+    return dict(pair.decode().partition("=")[::2] for pair in pairs)
 
 
 def is_gone(pid: int) -> bool:

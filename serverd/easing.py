@@ -42,10 +42,16 @@ class _Attributes(ctypes.Structure):
     )
 
 
-def ease(pid: int) -> None:
-    """Have a process that has just started, and all that it will start, run behind others. Never fails."""
-    _ease_thread(pid, _own_nice())
-    if _session_nice(pid) == 0:
+def ease(pid: int, *, is_short: bool = False) -> None:
+    """Have a process, and all that it will start, run behind others. Never fails.
+
+    Args:
+        is_short: what it has to do is over soon, so it only lets others go first, and gets a fair share of a full host.
+    """
+    nice = _own_nice()
+    for thread in _threads(pid):
+        _ease_thread(thread, nice, 0 if is_short else NICE)
+    if not is_short and _session_nice(pid) == 0:
         with contextlib.suppress(OSError):
             _session(pid).write_text(str(NICE))
 
@@ -71,7 +77,7 @@ def restore(pid: int) -> bool:
 def eased_thread() -> Iterator[None]:
     """Have the calling thread, and all that it starts, run behind others for as long as the block."""
     thread, nice = threading.get_native_id(), _own_nice()
-    _ease_thread(thread, nice)
+    _ease_thread(thread, nice, NICE)
     try:
         yield
     finally:
@@ -94,8 +100,8 @@ def _own_nice() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def _ease_thread(thread: int, nice: int) -> None:
-    _set(thread, os.SCHED_BATCH, SLICE_NS, min(19, nice + NICE) if may_lower_nice(nice) else nice)
+def _ease_thread(thread: int, nice: int, by: int) -> None:
+    _set(thread, os.SCHED_BATCH, SLICE_NS, min(19, nice + by) if by and may_lower_nice(nice) else nice)
 
 
 def _restore_thread(thread: int, nice: int) -> bool:

@@ -97,7 +97,7 @@ class Spares:
         except OSError as error:
             self._note_death(f"cannot be started: {error}")
             return
-        ease(spare.pid)
+        ease(spare.pid, is_short=True)
         self._spares.append(spare)
         asyncio.get_running_loop().add_reader(spare.fileno(), self._hear, spare)
 
@@ -107,6 +107,7 @@ class Spares:
             self._note_death("ended before it was used")
         elif spare.is_warm:
             self._deaths = 0
+            ease(spare.pid)  # now, for what it will load: the kernel takes such changes ten times a second only
             self.keep(self._count, is_calm=True)
 
     def _note_death(self, how: str) -> None:

@@ -250,7 +250,7 @@ class Fleet:
 
     def _start(self, one: Holding) -> None:
         """Start a replica when its turn has come."""
-        # Nothing answers for the version until this replica does, so it waits for no other load and yields to none.
+        # Nothing answers for the version until this replica does, so it waits for no other load.
         is_urgent = one.is_down and one.key in self.serving.values()
         turn = self._turns.ask(partial(self._launch, one), is_urgent=is_urgent)
         if not turn.is_here:
@@ -276,7 +276,7 @@ class Fleet:
         log_path = self._log_dir / f"{one.model}@{one.version}.log"
         try:
             replica = self._supervisor.launch(
-                one.key, spec, log_path, one.policy.predict_timeout_s, is_eased=not turn.is_urgent
+                one.key, spec, log_path, one.policy.predict_timeout_s, is_missed=one.was_ready
             )
         except ClipperfsError as error:
             turn.end()

@@ -49,7 +49,7 @@ class Replica:
         self.predict_timeout_s = predict_timeout_s
         self.is_ready = False
         """It has loaded and answered its warm-up."""
-        self.is_eased = False
+        self.is_eased = True
         """It runs behind what serves."""
         self.is_leaving = False
         """It was told to stop, or is being killed: its death is no crash."""
@@ -100,23 +100,22 @@ class Supervisor:
         return len(self._replicas)
 
     def launch(
-        self, key: str, spec: ReplicaSpec, log_path: Path, predict_timeout_s: float, *, is_eased: bool = False
+        self, key: str, spec: ReplicaSpec, log_path: Path, predict_timeout_s: float, *, is_missed: bool = True
     ) -> Replica:
         """Start a replica process, from a spare if there is one; return at once.
 
         Args:
-            is_eased: it runs behind what serves until :meth:`restore`.
+            is_missed: there should be one already. Until :meth:`restore` it lets others go first; one that is not missed
+                also gets only a small share of a full host.
 
         Raises:
             LoadFailed: there can be none.
         """
         process = self.spares.take(spec, log_path) or spawn(spec, log_path=log_path)
         replica = Replica(key, spec, process, predict_timeout_s)
-        replica.is_eased = True  # a spare is
-        if is_eased:
-            ease(process.pid)
-        else:
-            self.restore(replica)
+        if is_missed:
+            restore(process.pid)  # a spare is ready for the other case
+        ease(process.pid, is_short=is_missed)
         self._replicas[spec.identity_bytes] = replica
         asyncio.get_running_loop().add_reader(process.pidfd(), self._reap, replica)
         return replica

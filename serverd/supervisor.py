@@ -105,8 +105,8 @@ class Supervisor:
         """Start a replica process, from a spare if there is one; return at once.
 
         Args:
-            is_missed: there should be one already. Until :meth:`restore` it lets others go first; one that is not missed
-                also gets only a small share of a full host.
+            is_missed: there should be one already. Until :meth:`restore` it lets others go first; if it is not missed,
+                it also gets only a small share of a full host.
 
         Raises:
             LoadFailed: there can be none.

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from clipperfs.serverd import spares as spares_module
 from clipperfs.serverd.control import controller_endpoint
+from clipperfs.serverd.easing import NICE, may_lower_nice
 from clipperfs.serverd.statedir import make_runtime_dir
 from clipperfs.serverd.supervisor import Replica, Supervisor
 
@@ -269,3 +270,27 @@ def test_spare_whose_keeper_hangs_up_ends_by_itself() -> None:
     Spare.hear(spare)
     spare._end.close()
     assert spare._popen.wait(30) == 0
+
+
+@pytest.mark.parametrize("spares", [0, 1])
+@pytest.mark.parametrize("is_missed", [False, True])
+def test_replica_lets_others_go_first_until_it_is_ready_and_has_less_of_a_full_host_unless_it_is_missed(
+    sockets: str, version: Path, tmp_path: Path, is_missed: bool, spares: int
+) -> None:
+    async def body(supervisor: Supervisor) -> None:
+        if spares:
+            await until(lambda: os.getpriority(os.PRIO_PROCESS, supervisor.spares.pids[0]) == eased)
+        replica = supervisor.launch("key", new_spec(sockets, version), tmp_path / "log", 5, is_missed=is_missed)
+        pid = replica.process.pid
+        assert os.sched_getscheduler(pid) == os.SCHED_BATCH
+        assert os.getpriority(os.PRIO_PROCESS, pid) == (base if is_missed else eased)
+        await supervisor.await_loaded(replica, 30)
+        supervisor.restore(replica)
+        await until(lambda: not replica.is_eased)
+        for thread in map(int, os.listdir(f"/proc/{pid}/task")):
+            assert os.sched_getscheduler(thread) == os.SCHED_OTHER
+            assert os.getpriority(os.PRIO_PROCESS, thread) == base
+
+    base = os.getpriority(os.PRIO_PROCESS, 0)
+    eased = base + NICE if may_lower_nice(base) else base
+    run(sockets, body, spares=spares)

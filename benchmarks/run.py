@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import batching, bodies, eviction, poll, predict, publish, scale, switch, verify
+from benchmarks import batching, bodies, eviction, poll, predict, publish, scale, switch, switches, verify
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -32,6 +32,11 @@ BENCHMARKS: dict[
     "switch": (
         lambda folder, quick: switch.run_switch(folder, switch.QUICK if quick else switch.Plan()),
         switch.render_switch,
+        (),
+    ),
+    "switches": (
+        lambda folder, quick: switches.run_switches(folder, switches.QUICK if quick else switches.Plan()),
+        switches.render_switches,
         (),
     ),
     "publish": (

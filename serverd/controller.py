@@ -347,6 +347,7 @@ class Controller:
             "ready": self.is_ready,
             "stopping": self._is_stopping,
             "epoch": self._progress.epoch,
+            "spares": self._supervisor.spares.pids,
         }
         return describe(
             daemon,

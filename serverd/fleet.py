@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,9 @@ from clipperfs.serverd.reconciler import (
     next_wake_s,
     reconcile,
 )
+from clipperfs.serverd.spares import spares_wanted
 from clipperfs.serverd.supervisor import Replica, Supervisor
+from clipperfs.serverd.turns import Turn, Turns, turns_at_once
 
 from clipperfs.errors import (
     ActivationRefused,
@@ -49,6 +53,8 @@ from clipperfs.workspace import Workspace
 
 FETCH_AGAIN_S = 15.0
 """After this long a version that was not there or not signed, or that the storage kept back, is asked for again."""
+EASED_SHARE = 0.5
+"""A load that has used so much of its time limit runs beside what serves: on a full host it might never end."""
 RETIRE_S = 0.2
 """How long after the last frontend dropped a replica from its table a message to it may still be on its way."""
 
@@ -92,6 +98,8 @@ class Fleet:
         self._spawn_task = spawn_task
         self._on_change = on_change
         self._numbers = itertools.count(1)
+        self._cores = len(os.sched_getaffinity(0))
+        self._turns = Turns(turns_at_once(self._cores))
         self._is_closing = False
 
     # What others ask
@@ -155,6 +163,8 @@ class Fleet:
                 self._apply(action, now_s)
             if not actions:
                 break
+        wanted = (one.policy.replicas for one in self.desired.models.values() if one.loads)
+        self._supervisor.keep_spares(spares_wanted(wanted, self._cores))
         return next_wake_s(self.desired.models, self.held(), now_s)
 
     def replace_hanging(self, identity: str, batch_s: float) -> None:
@@ -168,6 +178,9 @@ class Fleet:
     def close(self) -> None:
         """Do nothing any more: the daemon is ending."""
         self._is_closing = True
+        self._supervisor.spares.close()
+        for one in self.holdings.values():
+            self._end_waiting(one)
 
     def take_exit(self, replica: Replica) -> None:
         """Note that a replica's process has ended. The supervisor calls this."""
@@ -197,6 +210,7 @@ class Fleet:
                 one = self.holdings[key]
                 one.enter("leaving", one.reason)
                 one.left_since_s, one.left_epoch = now_s, self._next_epoch()
+                self._end_waiting(one)
                 self._on_change()
             case Stop(key=key):
                 self._stop(self.holdings[key])
@@ -235,6 +249,18 @@ class Fleet:
             self._on_change()
 
     def _start(self, one: Holding) -> None:
+        """Start a replica when its turn has come."""
+        # Nothing answers for the version until this replica does, so it waits for no other load.
+        is_urgent = one.is_down and one.key in self.serving.values()
+        turn = self._turns.ask(partial(self._launch, one), is_urgent=is_urgent)
+        if not turn.is_here:
+            one.waiting.append(turn)
+            self._events.tell("waiting", model=one.model, version=one.version, reason="its turn to load has not come")
+
+    def _launch(self, one: Holding, turn: Turn) -> None:
+        if turn in one.waiting:
+            one.waiting.remove(turn)
+            self._on_change()
         assert one.prepared is not None
         spec = ReplicaSpec(
             identity=new_identity(),
@@ -249,14 +275,26 @@ class Fleet:
         )
         log_path = self._log_dir / f"{one.model}@{one.version}.log"
         try:
-            replica = self._supervisor.launch(one.key, spec, log_path, one.policy.predict_timeout_s)
+            replica = self._supervisor.launch(
+                one.key, spec, log_path, one.policy.predict_timeout_s, is_missed=one.was_ready
+            )
         except ClipperfsError as error:
+            turn.end()
             self._take_crash(one, None, error.message)
             return
         one.replicas[replica.identity] = replica
-        self._spawn_task(self._bring_up(one, replica), f"bring up {replica.label}")
+        self._spawn_task(self._bring_up(one, replica, turn), f"bring up {replica.label}")
 
-    async def _bring_up(self, one: Holding, replica: Replica) -> None:
+    async def _bring_up(self, one: Holding, replica: Replica, turn: Turn) -> None:
+        enough_s = EASED_SHARE * one.policy.load_timeout_s
+        enough = asyncio.get_running_loop().call_later(enough_s, self._supervisor.restore, replica)
+        try:
+            await self._await_ready(one, replica)
+        finally:
+            enough.cancel()
+            turn.end()
+
+    async def _await_ready(self, one: Holding, replica: Replica) -> None:
         assert one.prepared is not None
         try:
             await warm_up(
@@ -279,6 +317,7 @@ class Fleet:
             return
         if replica.is_leaving or replica.ended.done() or one.phase not in ("loading", "ready"):
             return
+        self._supervisor.restore(replica)
         replica.is_ready = True
         if one.phase == "loading":
             one.was_ready = True
@@ -311,6 +350,7 @@ class Fleet:
         if one.phase not in ("fetching", "loading", "ready"):
             return
         one.enter("failed", reason, hint)
+        self._end_waiting(one)
         self._events.tell("failed", model=one.model, version=one.version, reason=reason, hint=hint)
         for replica in one.replicas.values():
             replica.is_leaving = True
@@ -321,7 +361,11 @@ class Fleet:
         self._on_change()
 
     def _shrink(self, one: Holding, starting: int, ready: int) -> None:
-        for replica in one.starting[:starting]:
+        unstarted = one.waiting[-starting:] if starting else []
+        for turn in unstarted:
+            one.waiting.remove(turn)
+            turn.end()
+        for replica in one.starting[: starting - len(unstarted)]:
             self._supervisor.stop(replica)
         for replica in one.ready[:ready]:
             one.retiring.add(replica.identity)
@@ -366,6 +410,11 @@ class Fleet:
             self._supervisor.stop(replica)
         if not one.replicas:
             self._drop(one)
+
+    def _end_waiting(self, one: Holding) -> None:
+        waiting, one.waiting = one.waiting, []
+        for turn in waiting:
+            turn.end()
 
     def _next_epoch(self) -> int:
         """Return the number of the next table, and see to it that there is one."""

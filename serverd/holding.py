@@ -10,6 +10,7 @@ from clipperfs.serverd.loader import Prepared
 from clipperfs.serverd.reconciler import Held, Phase
 from clipperfs.serverd.supervisor import Replica
 from clipperfs.serverd.table import HeldView
+from clipperfs.serverd.turns import Turn
 
 from clipperfs.documents import LoadedVersion, Policy, utc_now
 
@@ -32,6 +33,8 @@ class Holding:
     hint: str | None = None
     prepared: Prepared | None = None
     replicas: dict[str, Replica] = field(default_factory=dict)
+    waiting: list[Turn] = field(default_factory=list)
+    """Of replicas that are started when others have loaded."""
     retiring: set[str] = field(default_factory=set)
     """Identities of replicas that answer their last queries: out of the table, not yet told to stop."""
     deaths_s: list[float] = field(default_factory=list)
@@ -59,6 +62,11 @@ class Holding:
         """Return the replicas that are on their way."""
         return [one for one in self.replicas.values() if not one.is_ready and not self._is_going(one)]
 
+    @property
+    def is_down(self) -> bool:
+        """Say whether it has answered, cannot now, and nothing is on its way yet."""
+        return self.was_ready and not (self.ready or self.starting or self.waiting)
+
     def enter(self, phase: Phase, reason: str | None = None, hint: str | None = None) -> None:
         """Go into a phase, now."""
         self.phase, self.reason, self.hint, self.since = phase, reason, hint, utc_now()
@@ -72,7 +80,7 @@ class Holding:
             fuse=self.wanted.fuse,
             phase=self.phase,
             ready=len(self.ready),
-            starting=len(self.starting),
+            starting=len(self.starting) + len(self.waiting),
             next_start_s=self.next_start_s,
             idle_since_s=self.idle_since_s,
             left_since_s=self.left_since_s,
@@ -133,6 +141,7 @@ class Holding:
             "since": self.since,
             "hint": self.hint,
             "deaths": len(self.deaths_s),
+            "replicas_waiting": len(self.waiting),
             "pids": [one.process.pid for one in self.replicas.values()],
         }
 

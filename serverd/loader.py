@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipperfs.serverd.desired import WantedVersion
+from clipperfs.serverd.easing import eased_thread
 from clipperfs.serverd.supervisor import Replica, Supervisor
 
 from clipperfs.checking.predictor import DEFAULT_INPUT_TYPE
@@ -65,6 +66,11 @@ def prepare(workspace: Workspace, model: str, wanted: WantedVersion, policy: Sig
         InvalidSetting: it names one that is not installed.
         StorageError: the registry or the cache cannot be used.
     """
+    with eased_thread():  # hashing a large version keeps a core busy
+        return _prepare(workspace, model, wanted, policy)
+
+
+def _prepare(workspace: Workspace, model: str, wanted: WantedVersion, policy: SignedPolicy) -> Prepared:
     names = model_name(model), version_name(wanted.version)
     digest = Digest(wanted.manifest)
     require_publisher(workspace, *names, digest, policy)

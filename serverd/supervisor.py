@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from clipperfs.serverd.control import controller_endpoint
+from clipperfs.serverd.easing import ease, restore
+from clipperfs.serverd.spares import Spares
 from clipperfs.serverd.transport import ReplicaTransport
 
 from clipperfs import wire
@@ -32,6 +34,8 @@ STOP_S = 5.0
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
 PULSE_S = 5.0
 """How often a replica is asked for a sign of life."""
+RESTORE_AGAIN_S = 0.11
+"""The kernel takes a session's nice value ten times a second."""
 
 
 class Replica:
@@ -45,6 +49,8 @@ class Replica:
         self.predict_timeout_s = predict_timeout_s
         self.is_ready = False
         """It has loaded and answered its warm-up."""
+        self.is_eased = True
+        """It runs behind what serves."""
         self.is_leaving = False
         """It was told to stop, or is being killed: its death is no crash."""
         self.hang_reason: str | None = None
@@ -79,6 +85,7 @@ class Supervisor:
 
     def __init__(self, runtime_dir: str, on_exit: Callable[[Replica], None]) -> None:
         self._on_exit = on_exit
+        self.spares = Spares()
         self._replicas: dict[bytes, Replica] = {}
         self._batch = 0
         self._ping = 0
@@ -94,13 +101,40 @@ class Supervisor:
     def __len__(self) -> int:
         return len(self._replicas)
 
-    def launch(self, key: str, spec: ReplicaSpec, log_path: Path, predict_timeout_s: float) -> Replica:
-        """Start a replica process; return at once. Raises LoadFailed when there can be none."""
-        process = spawn(spec, log_path=log_path)
+    def launch(
+        self, key: str, spec: ReplicaSpec, log_path: Path, predict_timeout_s: float, *, is_missed: bool = True
+    ) -> Replica:
+        """Start a replica process, from a spare if there is one; return at once.
+
+        Args:
+            is_missed: there should be one already. Until :meth:`restore` it lets others go first; if it is not missed,
+                it also gets only a small share of a full host.
+
+        Raises:
+            LoadFailed: there can be none.
+        """
+        process = self.spares.take(spec, log_path) or spawn(spec, log_path=log_path)
         replica = Replica(key, spec, process, predict_timeout_s)
+        if is_missed:
+            restore(process.pid)  # a spare is ready for the other case
+        ease(process.pid, is_short=is_missed)
         self._replicas[spec.identity_bytes] = replica
         asyncio.get_running_loop().add_reader(process.pidfd(), self._reap, replica)
         return replica
+
+    def restore(self, replica: Replica) -> None:
+        """Let a replica run beside what serves, at once or as soon as the kernel lets it."""
+        if not replica.is_eased or replica.ended.done():
+            return
+        if restore(replica.process.pid):
+            replica.is_eased = False
+        else:
+            asyncio.get_running_loop().call_later(RESTORE_AGAIN_S, self.restore, replica)
+
+    def keep_spares(self, count: int) -> None:
+        """Keep so many warm spares, made while nothing loads. Call it whenever something may have changed."""
+        is_calm = all(one.is_ready or one.is_leaving for one in self._replicas.values())
+        self.spares.keep(count, is_calm=is_calm)
 
     async def await_loaded(self, replica: Replica, timeout_s: float) -> None:
         """Wait until the wrapper has loaded. Raises LoadFailed, ReplicaLost, TimedOut (the process is then stopped)."""
@@ -180,6 +214,7 @@ class Supervisor:
 
     async def close(self, timeout_s: float) -> None:
         """End every replica: ask, wait at most ``timeout_s``, kill."""
+        self.spares.close()
         for replica in list(self._replicas.values()):
             self.stop(replica)
         waiting = [replica.ended for replica in self._replicas.values()]

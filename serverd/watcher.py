@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import warnings
 from collections.abc import Callable
@@ -27,7 +28,7 @@ LOOK_LIMIT_S = 30.0
 """After this long without a single answer the registry counts as unreachable. A look at thousands of ledgers may take
 longer, as long as it gets on."""
 GATHER_S = 0.005
-"""Events of one change come in bursts; one look answers them all."""
+"""Events of one change come in bursts. The first is looked after at once, all others by one look so much later."""
 SETTLE_SHARE = 0.25
 """Looking for plain copies may take this part of the time between two such looks; other models wait for their turn."""
 WATCHED_LOGS = 64
@@ -95,11 +96,11 @@ class Watcher:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._poll_s * random.uniform(0.8, 1.2)):  # noqa: S311
                         await self._poked.wait()
-                        await asyncio.sleep(GATHER_S)
                 self._poked.clear()
                 if self.follows:
                     with contextlib.suppress(ClipperfsError):  # told through on_failure
                         await self.look()
+                await asyncio.sleep(GATHER_S)
         finally:
             self._unobserve()
 
@@ -204,13 +205,21 @@ class Watcher:
 
 
 class _Poker(FileSystemEventHandler):
-    """Passes on that something was created or moved into place; what it was, the look finds out."""
+    """Passes on that a record or a hint was created or moved into place; what it says, the look finds out.
+
+    A record is written under another name first. A look at that would find nothing, and hold up the next one.
+    """
 
     def __init__(self, poke: Callable[[], None]) -> None:
         self._poke = poke
 
     def on_created(self, event: FileSystemEvent) -> None:
-        self._poke()
+        self._take(event.src_path)
 
     def on_moved(self, event: FileSystemEvent) -> None:
-        self._poke()
+        self._take(event.dest_path)
+
+    def _take(self, path: bytes | str) -> None:
+        name = os.path.basename(os.fsdecode(path))
+        if layout.slot_seq(name) is not None or layout.is_change(name):
+            self._poke()

@@ -13,7 +13,7 @@ from typing import Any
 
 import httptools
 
-from clipperfs.bench.plan import LoadPlan, Sample, empty_sample, request_head
+from clipperfs.bench.plan import LoadPlan, Reply, Sample, empty_sample, request_head
 from clipperfs.errors import DaemonNotRunning, ServingError
 
 CATCH_UP_S = 0.0005
@@ -36,6 +36,7 @@ class _Connection(asyncio.Protocol):
         """When the query that is out was due; below 0: none is."""
         self.counts = False
         """Whether it is no part of the warm-up."""
+        self.version = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -76,11 +77,30 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
+class _ReadingConnection(_Connection):
+    """One that also reads which version answers: a call for each header, which a plain run does not pay for."""
+
+    def on_message_begin(self) -> None:
+        """A reply begins."""
+        self.version = ""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has come."""
+        if name.lower() == b"clipperfs-version":
+            self.version = value.decode("latin-1")
+
+
 class _Load:
     """The state of one run."""
 
-    def __init__(self, plan: LoadPlan, on_second: Callable[[int, int], None] | None) -> None:
+    def __init__(
+        self,
+        plan: LoadPlan,
+        on_second: Callable[[int, int], None] | None,
+        on_reply: Callable[[Reply], None] | None = None,
+    ) -> None:
         self.plan = plan
+        self._on_reply = on_reply
         self.sample = empty_sample()
         self._requests = [request_head(plan, len(body)) + body for body in plan.bodies]
         self._free: deque[_Connection] = deque()
@@ -130,7 +150,8 @@ class _Load:
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: _Connection(self), self.plan.host, self.plan.port)
+        kind = _Connection if self._on_reply is None else _ReadingConnection
+        _, connection = await loop.create_connection(lambda: kind(self), self.plan.host, self.plan.port)
         self._all.add(connection)
         self._release(connection)
 
@@ -164,6 +185,9 @@ class _Load:
         if due_s < 0:
             return
         self._open -= 1
+        if self._on_reply is not None:
+            latency_s = perf_counter() - self._start - due_s
+            self._on_reply(Reply(self._start + due_s, latency_s, status, connection.version, body))
         if status != 200:
             self._count(self.sample.failures, connection, f"status {status}")
         else:
@@ -231,12 +255,17 @@ def _explanation(body: bytes) -> str:
         return "a reply that is not JSON"
 
 
-def run_load(plan: LoadPlan, on_second: Callable[[int, int], None] | None = None) -> Sample:
+def run_load(
+    plan: LoadPlan,
+    on_second: Callable[[int, int], None] | None = None,
+    on_reply: Callable[[Reply], None] | None = None,
+) -> Sample:
     """Send the queries of a plan, and return what came of them. Ctrl-C ends the run early and keeps what there is.
 
     Args:
         plan: what to send, and when.
         on_second: called about once a second with the seconds since the start and the answers so far.
+        on_reply: called with every reply, those of the warm-up too. It takes the generator's time: be quick.
 
     Raises:
         DaemonNotRunning: nothing listens there.
@@ -251,7 +280,7 @@ def run_load(plan: LoadPlan, on_second: Callable[[int, int], None] | None = None
 
     async def live() -> Sample:
         nonlocal load
-        load = _Load(plan, on_second)
+        load = _Load(plan, on_second, on_reply)
         return await load.run()
 
     with asyncio.Runner(loop_factory=factory) as runner:

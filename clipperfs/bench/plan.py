@@ -70,6 +70,20 @@ class Sample:
     interrupted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply with status 200 or another, for whoever wants to see each of them."""
+
+    due_s: float
+    """When its query was due, on the clock of ``time.perf_counter``."""
+    latency_s: float
+    """From then on."""
+    status: int
+    version: str
+    """What the header Clipperfs-Version says."""
+    body: bytes
+
+
 def empty_sample() -> Sample:
     """Return a sample of nothing."""
     return Sample([], [], {}, {})

@@ -105,6 +105,8 @@ def _model_rows(name: str, model: dict[str, Any]) -> list[tuple[object, ...]]:
         roles += [f"alias {alias}" for alias, to in model.get("aliases", {}).items() if to == version]
         replicas = f"{one.get('replicas_ready')}/{one.get('replicas_wanted')}"
         reason = one.get("reason")
+        if reason is None and one.get("replicas_waiting") and not one.get("pids"):
+            reason = "waits for its turn to load"
         rows.append((name, version, one.get("state"), replicas, model.get("applied_seq"), ", ".join(roles), reason))
     if not rows:
         why = model.get("unavailable") or "no active version"

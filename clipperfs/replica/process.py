@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from clipperfs.errors import LoadFailed
@@ -36,6 +36,7 @@ class ReplicaProcess:
         self.spec = spec
         self.log_path = log_path
         self.started_at = time.monotonic()
+        """When it was given its spec: a spare has been alive for longer."""
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
         self._close_pidfd = weakref.finalize(self, os.close, self._pidfd)
@@ -150,36 +151,55 @@ def spawn(spec: ReplicaSpec, *, log_path: Path | None = None, log_fd: int | None
     Raises:
         LoadFailed: the process cannot be started.
     """
-    opened: list[int] = []
+    with told_as_load_failed(spec), contextlib.ExitStack() as opened:
+        stdin = open_spec(spec, opened)
+        output = log_fd if log_path is None and log_fd is not None else open_log(log_path, opened)
+        popen = start_host(stdin, output, spec.path, clean_environment(os.environ, spec.threads))
+    return ReplicaProcess(popen, spec, log_path)
+
+
+def start_host(stdin: int, output: int, folder: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start what becomes a replica: a leader of its own session, with nothing of ours but what is given here."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "clipperfs.replica.host", str(os.getpid())],
+        stdin=stdin,
+        stdout=output,
+        stderr=output,
+        cwd=folder,
+        env=environment,
+        close_fds=True,
+        start_new_session=True,
+    )
+
+
+def open_spec(spec: ReplicaSpec, opened: contextlib.ExitStack) -> int:
+    """Return a descriptor from which a replica reads its spec: a file, not a pipe, so writing never waits for it."""
+    descriptor = os.memfd_create("clipperfs-spec")
+    opened.callback(os.close, descriptor)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(spec.to_bytes())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def open_log(log_path: Path | None, opened: contextlib.ExitStack) -> int:
+    """Return a descriptor that appends to a replica's log; without a path, one that drops everything."""
+    path, mode = (os.devnull, os.O_WRONLY) if log_path is None else (log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    descriptor = os.open(path, mode | os.O_CLOEXEC, 0o600)
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+@contextlib.contextmanager
+def told_as_load_failed(spec: ReplicaSpec) -> Iterator[None]:
+    """Translate what the system says against a replica process. Raises LoadFailed."""
     try:
-        stdin = os.memfd_create("clipperfs-spec")  # a file, not a pipe: writing it never waits for the child
-        opened.append(stdin)
-        with os.fdopen(os.dup(stdin), "wb") as file:
-            file.write(spec.to_bytes())
-        os.lseek(stdin, 0, os.SEEK_SET)
-        if log_path is not None:
-            log_fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            opened.append(log_fd)
-        output = subprocess.DEVNULL if log_fd is None else log_fd
-        popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", "clipperfs.replica.host", str(os.getpid())],
-            stdin=stdin,
-            stdout=output,
-            stderr=output,
-            cwd=spec.path,
-            env=clean_environment(os.environ, spec.threads),
-            close_fds=True,
-            start_new_session=True,
-        )
+        yield
     except OSError as error:
         raise LoadFailed(
             f"the replica process of {spec.model}/{spec.version} cannot be started: {error}",
             hint="check that its files, memory and process limits are there",
         ) from error
-    finally:
-        for fd in opened:
-            os.close(fd)
-    return ReplicaProcess(popen, spec, log_path)
 
 
 def clean_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:

@@ -16,6 +16,9 @@ from clipperfs.wire import MAX_REASON_CHARS
 if TYPE_CHECKING:
     from clipperfs.documents.author import InputType
 
+SPARE_IS_WARM = b"w"
+"""What a spare sends when it has imported everything and waits."""
+
 _EXTRAS = {
     "sklearn": "sklearn",
     "skops": "sklearn",

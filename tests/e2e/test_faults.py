@@ -25,6 +25,7 @@ def children(pid: int) -> list[int]:
 def test_killed_replica_of_two_costs_no_query_and_comes_back(rig: Rig) -> None:
     rig.publish("1", replicas=2)
     with rig.running() as daemon, Load(rig) as load:
+        wait_for(lambda: rig.versions()["1"]["replicas_ready"] == 2)  # one is enough for the daemon to be ready
         [first, _] = rig.replica_pids("1")
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: first not in rig.replica_pids("1") and rig.versions()["1"]["replicas_ready"] == 2)

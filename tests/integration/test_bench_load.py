@@ -6,13 +6,14 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from click.testing import CliRunner
 
-from clipperfs.bench import LoadPlan, run_load, summarise
+from clipperfs.bench import LoadPlan, Reply, run_load, summarise
 from clipperfs.cli.root import clipperfs
 from clipperfs.errors import DaemonNotRunning
 from tests.integration.frontend_rig import Rig
@@ -84,6 +85,18 @@ def test_every_query_is_sent_and_answered() -> None:
     with serving(lambda count: reply(b'{"default":false}')) as port:
         sample = run_load(plan(port))
     assert (sample.sent, len(sample.latency_s), sample.unfinished, sample.failures) == (100, 100, 0, {})
+
+
+def test_whoever_wants_to_sees_every_reply_with_its_version_and_when_it_was_due() -> None:
+    versioned = b"HTTP/1.1 200 OK\r\nclipperfs-version: 7\r\nContent-Length: 2\r\n\r\n{}"
+    seen: list[Reply] = []
+    began_s = time.perf_counter()
+    with serving(lambda count: versioned if count <= 50 else reply(b"[]", "503 Busy")) as port:
+        sample = run_load(plan(port, connections=1), on_reply=seen.append)
+    assert len(seen) == 100 == sample.sent
+    assert [(one.status, one.version, one.body) for one in seen[:50]] == [(200, "7", b"{}")] * 50
+    assert [(one.status, one.version, one.body) for one in seen[50:]] == [(503, "", b"[]")] * 50
+    assert began_s < seen[0].due_s < seen[-1].due_s < time.perf_counter()
 
 
 def test_stall_of_the_server_counts_for_every_query_that_was_due_in_it() -> None:

@@ -14,6 +14,7 @@ from benchmarks.batching import Plan, Synthetic, run_batching
 from benchmarks.load import measure
 from benchmarks.server import post, run_echo, run_nginx
 from benchmarks.switch import read_replies, run_clients
+from benchmarks.switches import RATE, read_seen, run_steady_clients
 from benchmarks.tools import ToolMissing, find_tool, require_tool
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,16 @@ def test_clients_keep_every_reply_of_a_server(body: Path, tmp_path: Path) -> Non
     assert bool((found.end_s[1:] >= found.end_s[:-1]).all())
 
 
+def test_steady_clients_keep_to_their_rate_until_they_are_interrupted(tmp_path: Path) -> None:
+    with run_echo() as target, run_steady_clients(target, tmp_path / "replies.npz"):
+        time.sleep(1.5)
+    found = read_seen(tmp_path / "replies.npz")
+    assert 100 < len(found.due_s) <= 2 * RATE
+    assert bool((found.end_s[1:] >= found.end_s[:-1]).all())
+    assert bool((found.latency_s > 0).all())
+    assert found.lost == 0
+
+
 def test_missing_tool_without_apt_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.tools.find_tool", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
@@ -99,4 +110,4 @@ def test_unknown_benchmark_is_refused_with_the_names_that_exist() -> None:
         check=False,
     )
     assert result.returncode == 2
-    assert "predict, batching, switch, publish, poll, eviction, verify" in result.stderr
+    assert "predict, batching, switch, switches, publish, poll, eviction, verify" in result.stderr

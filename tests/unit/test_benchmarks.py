@@ -12,8 +12,12 @@ from benchmarks.clients import ANSWERED, DEFAULTED, FAILED
 from benchmarks.load import Measurement
 from benchmarks.machine import cpu_seconds, describe_machine, process_tree
 from benchmarks.predict import summarise_cell
+from benchmarks.steady_clients import MIXED, judge
 from benchmarks.switch import Replies, summarise
+from benchmarks.switches import Seen, Switch, render_switches
+from benchmarks.switches import summarise as summarise_switches
 from benchmarks.table import render_table, spread
+from clipperfs.bench import Reply
 
 
 def measurement(rate: float, failed: int = 0) -> Measurement:
@@ -78,6 +82,59 @@ def test_switch_counts_failures_defaults_and_stale_answers() -> None:
 def test_switch_to_a_version_that_never_answers_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="version 2 has not answered"):
         summarise(replies(CALM), [(9.0, 9.1, "2")])
+
+
+def seen(rows: list[tuple[float, float, int, str]], lost: int = 0) -> Seen:
+    due_s, latency_s, outcome, version = zip(*rows, strict=True)
+    return Seen(
+        np.array(due_s), np.array(latency_s), np.array(outcome, dtype=np.int8), np.array(version), lost, late_s=0.002
+    )
+
+
+STEADY = [(at / 10, 0.001, ANSWERED, "1") for at in range(93, 100)]
+
+
+def test_switches_count_from_the_commit_to_the_first_new_answer_less_the_load() -> None:
+    rows = [*STEADY, (10.2, 0.001, ANSWERED, "1"), (11.65, 0.05, ANSWERED, "2"), (12.0, 0.001, ANSWERED, "2")]
+    found = summarise_switches(seen(rows), [Switch(10.0, 10.1, "2")], load_s=1.5)
+    assert found["beyond_load_ms"]["median"] == pytest.approx(100)
+    assert found["p99_steady_ms"] == pytest.approx(1)
+    assert found["longest_around_ms"] == pytest.approx(50)
+    assert (found["requests"], found["failed"], found["stale"], found["mixed"]) == (len(rows), 0, 0, 0)
+
+
+def test_switches_count_what_is_lost_mixed_defaulted_and_stale() -> None:
+    rows = [
+        *STEADY,
+        (10.2, 0.001, FAILED, ""),
+        (10.3, 0.001, DEFAULTED, "1"),
+        (10.4, 0.001, MIXED, "1"),
+        (10.69, 0.1, ANSWERED, "1"),  # was due before the first new answer: no fault
+        (10.7, 0.001, ANSWERED, "2"),
+        (10.9, 0.001, ANSWERED, "1"),  # was due after it: stale
+    ]
+    rows.sort(key=lambda row: row[0] + row[1])
+    found = summarise_switches(seen(rows, lost=2), [Switch(10.0, 10.1, "2")], load_s=0.0)
+    assert (found["failed"], found["defaulted"], found["mixed"], found["stale"]) == (3, 1, 1, 1)
+    assert found["requests"] == len(rows) + 2
+    assert "| loads at once " in render_switches(
+        {"plan": {"rate": 500, "switches": 1}, "rows": [{"load": "loads at once", **found}]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (b'{"query_id":1,"output":"2","default":false}', ANSWERED),
+        (b'{"query_id":1,"output":"1","default":false}', MIXED),
+        (b'{"query_id":1,"output":"none","default":true,"default_explanation":"late"}', DEFAULTED),
+        (b'{"batch_predictions":[{"output":2,"default":false},{"output":2,"default":false}]}', ANSWERED),
+        (b'{"batch_predictions":[{"output":2,"default":false},{"output":1,"default":false}]}', MIXED),
+    ],
+)
+def test_reply_is_judged_by_its_header_and_by_every_output(body: bytes, outcome: int) -> None:
+    assert judge(Reply(1.0, 0.001, 200, "2", body)) == outcome
+    assert judge(Reply(1.0, 0.001, 503, "", body)) == FAILED
 
 
 def test_process_tree_holds_this_process_and_cpu_time_grows() -> None:

@@ -193,3 +193,10 @@ def test_status_that_is_well_exits_0_and_prints_the_document() -> None:
 
 def test_status_of_another_release_is_shown_as_far_as_it_goes() -> None:
     assert "state      ok" in status_text({})
+
+
+@pytest.mark.parametrize(("pids", "is_told"), [([], True), ([17], False)])
+def test_status_says_that_a_version_waits_for_its_turn_when_none_of_it_loads(pids: list[int], is_told: bool) -> None:
+    one = {"version": "1", "state": "loading", "reason": None, "replicas_waiting": 2, "pids": pids}
+    text = status_text({"models": {"digits": {"active": "1", "versions": [one]}}})
+    assert ("waits for its turn to load" in text) is is_told

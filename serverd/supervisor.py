@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipperfs.serverd.control import controller_endpoint
+from clipperfs.serverd.life import Life
 from clipperfs.serverd.transport import ReplicaTransport
 
 from clipperfs import wire
@@ -48,6 +50,9 @@ class Replica:
         self.is_leaving = False
         """It was told to stop, or is being killed: its death is no crash."""
         self.hang_reason: str | None = None
+        self.life = Life(time.monotonic())
+        self.was_killed = False
+        """It ended by SIGKILL, and neither we nor the kernel's want of memory sent that."""
         self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """How the process ended, once it has."""
@@ -241,6 +246,8 @@ class Supervisor:
             return
         asyncio.get_running_loop().remove_reader(replica.process.pidfd())
         self._replicas.pop(replica.spec.identity_bytes, None)
+        is_killed = code == -signal.SIGKILL and replica.hang_reason is None
+        replica.was_killed = is_killed and not replica.life.met_the_oom_killer()
         how = replica.hang_reason or f"its process {exit_reason(code)}"
         with contextlib.suppress(asyncio.InvalidStateError):
             replica.ended.set_result(how)

@@ -12,7 +12,9 @@ SLO_SHARE: Final = 0.3
 """The part of an application's SLO that predicting a batch may take: a query may wait for the batch before its own, and
 its own behind another one at the replica."""
 WAIT_SHARE: Final = 0.8
-"""The part of an SLO that a query may wait: a query that would wait longer is refused when it comes."""
+"""The part of its SLO after which a query should have its answer: one that would not is refused when it comes."""
+AHEAD: Final = 2
+"""Batches that a replica has taken already when a query joins the queue: one that it predicts, one on its way."""
 CUT: Final = 0.9
 """What is left of the limit after a batch that took too long. Source: Clipper (NSDI 2017), section 4.3.1."""
 MAX_QUEUED: Final = 16_384
@@ -33,8 +35,8 @@ def bearable_rows(limit: int, predict_s: float, replicas: int, slo_s: float) -> 
     """
     if predict_s <= 0.0:
         return MAX_QUEUED
-    batches = WAIT_SHARE * slo_s / predict_s
-    return min(MAX_QUEUED, max(2 * limit * max(1, replicas), int(batches * limit * replicas)))
+    batches = WAIT_SHARE * slo_s / predict_s - AHEAD
+    return min(MAX_QUEUED, max(limit * max(1, replicas), int(batches * limit * replicas)))
 
 
 class BatchLimit:

@@ -153,10 +153,19 @@ def test_application_that_fills_the_queue_leaves_room_for_another() -> None:
 
 def test_queue_is_bounded_by_what_can_be_answered_in_time() -> None:
     assert bearable_rows(32, 0.0, 1, 0.1) == batching.MAX_QUEUED
-    assert bearable_rows(32, 0.010, 1, 0.1) == 256
-    assert bearable_rows(32, 0.010, 2, 0.1) == 512
-    assert bearable_rows(32, 10.0, 1, 0.1) == 64
+    assert bearable_rows(32, 0.010, 1, 0.1) == 192
+    assert bearable_rows(32, 0.010, 2, 0.1) == 384
+    assert bearable_rows(32, 10.0, 1, 0.1) == 32
     assert bearable_rows(512, 0.0001, 4, 10.0) == batching.MAX_QUEUED
+
+
+@given(st.integers(1, 64), st.floats(0.0001, 0.02), st.integers(1, 8), st.floats(0.1, 2.0))
+def test_last_query_that_may_wait_is_answered_within_its_slo(
+    limit: int, predict_s: float, replicas: int, slo_s: float
+) -> None:
+    rows = bearable_rows(limit, predict_s, replicas, slo_s)
+    batches_before = (rows - 1) // (limit * replicas)
+    assert rows == batching.MAX_QUEUED or (2 + batches_before + 1) * predict_s <= slo_s
 
 
 def test_query_that_cannot_make_it_is_passed_over_only_under_pressure() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import eviction, poll, predict, publish, scale, switch, verify
+from benchmarks import eviction, kills, overload, poll, predict, publish, scale, slo, switch, verify
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -47,6 +47,21 @@ BENCHMARKS: dict[
     "verify": (
         lambda folder, quick: verify.run_verify(folder, verify.QUICK if quick else verify.Plan()),
         verify.render_verify,
+        (),
+    ),
+    "slo": (
+        lambda folder, quick: slo.run_slo(folder, slo.QUICK if quick else slo.Plan()),
+        slo.render_slo,
+        (),
+    ),
+    "overload": (
+        lambda folder, quick: overload.run_overload(folder, overload.QUICK if quick else overload.Plan()),
+        overload.render_overload,
+        (),
+    ),
+    "kills": (
+        lambda folder, quick: kills.run_kills(folder, kills.QUICK if quick else kills.Plan()),
+        kills.render_kills,
         (),
     ),
     "scale": (

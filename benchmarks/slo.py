@@ -28,7 +28,7 @@ LOAD = 0.8
 BATCH_MS = 2.0
 STALL_S = 0.2
 STALL_EVERY_S = 1.0
-HANG_S = 2.0
+HANG_S = 1.5
 FAULT_AFTER_S = 0.7
 LATE_S = 0.01
 """A default output leaves at the deadline, so its answer is there a little after."""
@@ -41,9 +41,9 @@ class Plan:
     """How often and how long."""
 
     rounds: int = 3
-    seconds: float = 4.0
-    search_s: float = 1.5
-    steps: int = 3
+    seconds: float = 2.5
+    search_s: float = 1.0
+    steps: int = 2
 
 
 QUICK = Plan(rounds=1, seconds=1.5, search_s=0.5, steps=1)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import eviction, kills, overload, poll, predict, publish, scale, slo, switch, verify
+from benchmarks import eviction, footprint, kills, overload, poll, predict, publish, scale, slo, switch, verify
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -63,6 +63,11 @@ BENCHMARKS: dict[
         lambda folder, quick: kills.run_kills(folder, kills.QUICK if quick else kills.Plan()),
         kills.render_kills,
         (),
+    ),
+    "footprint": (
+        lambda folder, quick: footprint.run_footprint(folder, footprint.QUICK if quick else footprint.Plan()),
+        footprint.render_footprint,
+        ("wrk",),
     ),
     "scale": (
         lambda folder, quick: scale.run_scale(folder, scale.QUICK if quick else scale.Plan()),

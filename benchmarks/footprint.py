@@ -50,6 +50,7 @@ class Plan:
     requests: tuple[int, ...] = (30_000, 60_000, 90_000)
     warm_up_switches: int = 5
     switches: tuple[int, ...] = (10, 20, 30)
+    longest_switching_s: float = 30.0
 
 
 QUICK = Plan((1, 2), (1, 5), (1, 20), 0.5, 1_000, (2_000,), 1, (2,))
@@ -62,6 +63,7 @@ FULL = Plan(
     requests=(250_000, 500_000, 750_000, 1_000_000),
     warm_up_switches=50,
     switches=tuple(range(250, 2001, 250)),
+    longest_switching_s=540.0,
 )
 
 
@@ -185,7 +187,9 @@ def _measure_growth(folder: Path, plan: Plan) -> dict[str, Any]:
     registry.publish("noop", "2", folder / "2", activate=True)
     with run_daemon(registry, folder / "state") as daemon:
         by_requests = grow_by_requests(daemon, "noop", folder, plan.warm_up_requests, plan.requests)
-        by_switches, took_s = grow_by_switches(daemon, registry, "noop", plan.warm_up_switches, plan.switches)
+        by_switches, took_s = grow_by_switches(
+            daemon, registry, "noop", plan.warm_up_switches, plan.switches, plan.longest_switching_s
+        )
     return {
         "requests": _describe_growth(by_requests),
         "switches": _describe_growth(by_switches),

@@ -59,12 +59,18 @@ def grow_by_requests(daemon: Daemon, app: str, folder: Path, warm_up: int, steps
 
 
 def grow_by_switches(
-    daemon: Daemon, registry: Registry, model: str, warm_up: int, steps: Sequence[int]
+    daemon: Daemon, registry: Registry, model: str, warm_up: int, steps: Sequence[int], longest_s: float
 ) -> tuple[list[Sample], list[float]]:
-    """Roll back to and fro; sample after the warm-up and at each count. Returns the samples and each switch's time."""
+    """Roll back to and fro; sample after the warm-up and at each count. Returns the samples and each switch's time.
+
+    On a slow machine there are fewer: none is begun after ``longest_s``.
+    """
     samples, took_s, done = [], [], -warm_up
+    give_up_s = time.perf_counter() + longest_s
     for goal in (0, *steps):
-        while done < goal:
+        if goal and time.perf_counter() > give_up_s:
+            break
+        while done < goal and (goal == 0 or time.perf_counter() < give_up_s):
             took_s.append(_switch(daemon, registry, model))
             done += 1
         _settle(daemon, model)

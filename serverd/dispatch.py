@@ -473,6 +473,7 @@ class Dispatcher:
         del self.versions[version.route.key]
         for replica in version.replicas:
             self._drop_replica(replica)
+        version.replicas.clear()  # they point back, and this process looks for cycles once in many thousand switches
         for number in [number for number, batch in self._batches.items() if batch.version is version]:
             del self._batches[number]
         if version.delay_timer is not None:

@@ -183,6 +183,20 @@ def test_crash_loop_is_given_up_and_the_warm_previous_version_answers(rig: Rig) 
         assert rig.ask()["version"] == "1"
 
 
+def test_replica_that_is_killed_again_and_again_while_it_works_is_no_crash_loop(rig: Rig) -> None:
+    rig.publish("1")
+    with rig.running() as daemon:
+        for _ in range(6):
+            wait_for(lambda: rig.ask()["version"] == "1")
+            time.sleep(1.0)  # it lives longer than it took to start
+            [pid] = rig.replica_pids("1")
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: pid not in rig.replica_pids("1"))
+        wait_for(lambda: rig.ask()["version"] == "1")
+        assert daemon.status()["quarantined"] == []
+        assert rig.versions()["1"]["deaths"] < 5
+
+
 def test_poisonous_query_is_answered_with_the_default_and_the_replica_comes_back(rig: Rig) -> None:
     rig.publish("1", code=True)
     with rig.running():

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,33 @@ def test_frontend_started_again_gets_the_table_of_the_moment(sockets: str) -> No
         await until(lambda: pool.restarts == 1 and pool.are_ready and pool.has_applied(7))
         assert pool.is_released("left-before-it-was-born", 7)
         assert not pool.is_released("leaves-later", 8)
+
+    with_pool(sockets, body)
+
+
+def test_frontend_that_lived_for_a_while_is_started_again_at_once_each_time(
+    sockets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frontends_module, "BACKOFF_FIRST_S", 60.0)
+
+    async def body(pool: FrontendPool) -> None:
+        for count in range(1, 4):
+            life = pool._frontends[0].life
+            await until(lambda life=life: life.was_worth_its_start(time.monotonic()))
+            os.kill(pool.describe()[0]["pid"], signal.SIGKILL)
+            await until(lambda count=count: pool.restarts == count and pool.are_ready)
+
+    with_pool(sockets, body)
+
+
+def test_frontend_that_dies_young_again_waits(sockets: str) -> None:
+    async def body(pool: FrontendPool) -> None:
+        for count in range(1, 4):
+            await until(lambda: pool.describe()[0]["pid"] is not None)
+            os.kill(pool.describe()[0]["pid"], signal.SIGKILL)
+            await until(lambda count=count: pool.restarts == count)
+        assert len(pool._deaths_s) >= 2  # the first may have been ready for long enough
+        await until(lambda: pool.are_ready)
 
     with_pool(sockets, body)
 

@@ -51,6 +51,8 @@ class Replica:
         """It was told to stop, or is being killed: its death is no crash."""
         self.hang_reason: str | None = None
         self.life = Life(time.monotonic())
+        self.killing: asyncio.TimerHandle | None = None
+        """What kills it when it does not end by itself after it was told to stop."""
         self.was_killed = False
         """It ended by SIGKILL, and neither we nor the kernel's want of memory sent that."""
         self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -147,7 +149,8 @@ class Supervisor:
         if replica.is_leaving:
             return
         replica.is_leaving = True
-        asyncio.get_running_loop().call_later(replica.predict_timeout_s + STOP_S, self.kill, replica)
+        limit_s = replica.predict_timeout_s + STOP_S
+        replica.killing = asyncio.get_running_loop().call_later(limit_s, self.kill, replica)
         if not self._send(replica, wire.pack_header(wire.STOP)):
             replica.process.terminate()
 
@@ -246,6 +249,8 @@ class Supervisor:
             return
         asyncio.get_running_loop().remove_reader(replica.process.pidfd())
         self._replicas.pop(replica.spec.identity_bytes, None)
+        if replica.killing is not None:
+            replica.killing.cancel()  # else it would keep all that it knew of the replica for half a minute
         is_killed = code == -signal.SIGKILL and replica.hang_reason is None
         replica.was_killed = is_killed and not replica.life.met_the_oom_killer()
         how = replica.hang_reason or f"its process {exit_reason(code)}"

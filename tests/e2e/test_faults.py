@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,10 @@ def test_crash_loop_is_given_up_and_the_warm_previous_version_answers(rig: Rig) 
         assert rig.ask()["version"] == "1"
 
 
+def _is_gone(rig: Rig, pid: int) -> bool:
+    return pid not in rig.replica_pids("1")
+
+
 def test_replica_that_is_killed_again_and_again_while_it_works_is_no_crash_loop(rig: Rig) -> None:
     rig.publish("1")
     with rig.running() as daemon:
@@ -191,7 +196,7 @@ def test_replica_that_is_killed_again_and_again_while_it_works_is_no_crash_loop(
             time.sleep(1.0)  # it lives longer than it took to start
             [pid] = rig.replica_pids("1")
             os.kill(pid, signal.SIGKILL)
-            wait_for(lambda pid=pid: pid not in rig.replica_pids("1"))
+            wait_for(partial(_is_gone, rig, pid))
         wait_for(lambda: rig.ask()["version"] == "1")
         assert daemon.status()["quarantined"] == []
         assert rig.versions()["1"]["deaths"] < 5

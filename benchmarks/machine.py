@@ -91,6 +91,15 @@ def cpu_seconds(pids: list[int]) -> float:
     return used_ns / 1e9
 
 
+def memory_bytes(pid: int, kind: str = "Rss") -> int:
+    """Return what a process holds: ``Rss`` with all it shares with others, ``Pss`` with its part of that; 0: gone."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith(f"{kind}:")), 0)
+
+
 def _stat_fields(pid: int) -> list[str] | None:
     """Return /proc/PID/stat from its third field (the state) on: the second may hold blanks and brackets."""
     try:

@@ -12,7 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import batching, bodies, eviction, poll, predict, publish, scale, switch, switches, verify
+from benchmarks import (
+    batching,
+    bodies,
+    eviction,
+    footprint,
+    kills,
+    overload,
+    poll,
+    predict,
+    publish,
+    scale,
+    slo,
+    switch,
+    switches,
+    verify,
+)
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -58,6 +73,26 @@ BENCHMARKS: dict[
         lambda folder, quick: verify.run_verify(folder, verify.QUICK if quick else verify.Plan()),
         verify.render_verify,
         (),
+    ),
+    "slo": (
+        lambda folder, quick: slo.run_slo(folder, slo.QUICK if quick else slo.Plan()),
+        slo.render_slo,
+        (),
+    ),
+    "overload": (
+        lambda folder, quick: overload.run_overload(folder, overload.QUICK if quick else overload.Plan()),
+        overload.render_overload,
+        (),
+    ),
+    "kills": (
+        lambda folder, quick: kills.run_kills(folder, kills.QUICK if quick else kills.Plan()),
+        kills.render_kills,
+        (),
+    ),
+    "footprint": (
+        lambda folder, quick: footprint.run_footprint(folder, footprint.QUICK if quick else footprint.Plan()),
+        footprint.render_footprint,
+        ("wrk",),
     ),
     "scale": (
         lambda folder, quick: scale.run_scale(folder, scale.QUICK if quick else scale.Plan()),

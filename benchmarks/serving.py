@@ -32,12 +32,13 @@ class Wrapper:
 '''
 
 
-def noop_files(folder: Path, **options: Any) -> Path:
+def noop_files(folder: Path, max_batch: int | None = None, **options: Any) -> Path:
     """Write a version that does nothing but answer. ``options`` are those of the wrapper ``noop``."""
     folder.mkdir(parents=True)
     (folder / "nothing.txt").write_text("There is no model here.\n")
     wrapper = {"kind": "noop", **options}
-    (folder / "model.yaml").write_text(json.dumps({"wrapper": wrapper, "input_type": "floats", "sample": [[0.0] * 10]}))
+    settings = {"wrapper": wrapper, "input_type": "floats", "sample": [[0.0] * 10], "max_batch": max_batch}
+    (folder / "model.yaml").write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
     return folder
 
 
@@ -53,12 +54,12 @@ def linear_files(folder: Path) -> Path:
     return folder
 
 
-def add_model(registry: Registry, name: str, files: Path, **policy: Any) -> None:
+def add_model(registry: Registry, name: str, files: Path, slo_us: int = SLO_US, **policy: Any) -> None:
     """Publish and activate version ``1`` of a model, and link an application of the same name to it."""
     if policy:
         registry.policy(name, policy)
     registry.publish(name, "1", files, activate=True)
-    registry.app_register(name, input_type="floats", default_output="no answer", slo_us=SLO_US, link=name)
+    registry.app_register(name, input_type="floats", default_output="no answer", slo_us=slo_us, link=name)
 
 
 @contextlib.contextmanager
@@ -92,13 +93,14 @@ def expect_prediction(body: bytes) -> None:
 
 def answers_defaulted(daemon: Daemon) -> float:
     """Return how many default outputs the daemon has given so far, from its own metrics."""
+    return read_counter(daemon, "clipperfs_default_outputs_total")
+
+
+def read_counter(daemon: Daemon, name: str) -> float:
+    """Return a counter of the daemon's own metrics, added up over its labels."""
     with urllib.request.urlopen(f"http://127.0.0.1:{daemon.port}/metrics", timeout=10) as reply:
         text = reply.read().decode()
-    return sum(
-        float(line.rsplit(" ", 1)[1])
-        for line in text.splitlines()
-        if line.startswith("clipperfs_default_outputs_total{")
-    )
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith((name + "{", name + " ")))
 
 
 def warm_up(target: Target, body: bytes) -> None:

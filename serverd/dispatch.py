@@ -246,7 +246,7 @@ class Dispatcher:
         return batch
 
     def _hedge(self) -> None:
-        """Send batches that are late to an idle replica as well; look again while any could become late."""
+        """Send batches that are late to another replica as well; look again while any could become late."""
         self._hedge_timer = None
         now = monotonic()
         wait_s = float("inf")
@@ -257,10 +257,10 @@ class Dispatcher:
             left_s = batch.sent_at + version.pace.late_after_s - now
             if left_s <= 0:
                 left_s = HEDGE_AGAIN_S
-                idle = version.pick_idle(batch.replica)
+                second = version.pick_second(batch)
                 waiting = [query for query in batch.queries if not query.is_done]
-                if idle is not None and waiting and version.pace.spend():
-                    twin = self._send(version, idle, waiting, now)
+                if second is not None and waiting and version.pace.spend():
+                    twin = self._send(version, second, waiting, now)
                     if twin is not None:
                         batch.pair(twin)
                         version.counter.hedges += 1
@@ -536,6 +536,7 @@ class Dispatcher:
         del self.versions[version.route.key]
         for replica in version.replicas:
             self._drop_replica(replica)
+        version.replicas.clear()  # they point back, and this process looks for cycles once in many thousand switches
         for number in [number for number, batch in self._batches.items() if batch.version is version]:
             del self._batches[number]
         if version.delay_timer is not None:

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import os
 import random
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from functools import partial
@@ -319,30 +320,37 @@ class Fleet:
             return
         self._supervisor.restore(replica)
         replica.is_ready = True
+        replica.life.get_ready(time.monotonic())
         if one.phase == "loading":
             one.was_ready = True
             one.enter("ready")
+        event = "restarted" if one.deaths_s or one.reason else "ready"
         one.reason = None
-        event = "restarted" if one.deaths_s else "ready"
         self._events.tell(event, model=one.model, version=one.version, pid=replica.process.pid)
         self._on_change()
 
     def _take_crash(self, one: Holding, replica: Replica | None, how: str) -> None:
         now_s = asyncio.get_running_loop().time()
-        one.deaths_s.append(now_s)
         self.restarts += 1
+        is_foul = replica is not None and replica.was_killed and replica.life.was_worth_its_start(time.monotonic())
+        if not is_foul:  # what somebody else did to a replica that worked says nothing about its version
+            one.deaths_s.append(now_s)
         pid = replica.process.pid if replica is not None else None
         tail = replica.process.log_tail(400).rpartition("\n")[2] if replica is not None else ""
         self._events.tell(
             "crashed", model=one.model, version=one.version, pid=pid, reason=how, last_words=tail[:300] or None
         )
+        one.reason = how
+        if is_foul:
+            one.next_start_s = now_s
+            self._on_change()
+            return
         after = after_crash(one.deaths_s, now_s, was_ready=one.was_ready, jitter=random.random())  # noqa: S311
         if after.is_given_up and not one.ready:
             self._fail(
                 one, f"it {after.reason}; the last time {how}", "mend it and publish it under a new version name"
             )
             return
-        one.reason = how
         one.next_start_s = now_s + (BACKOFF_LAST_S if after.is_given_up else after.wait_s)
         self._on_change()
 

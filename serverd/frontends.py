@@ -24,6 +24,7 @@ from typing import Any
 from clipperfs.serverd import control
 from clipperfs.serverd.control import ControlChannel, Message, open_channel
 from clipperfs.serverd.events import Events
+from clipperfs.serverd.life import Life
 from clipperfs.serverd.reconciler import BACKOFF_FIRST_S, BACKOFF_LAST_S, CRASH_WINDOW_S
 from clipperfs.serverd.routing import RoutingTable
 from clipperfs.serverd.totals import Totals
@@ -49,6 +50,7 @@ class Frontend:
     pidfd: int
     born_epoch: int
     """Number of the first table that it was sent: it knows nothing of what had left before."""
+    life: Life = field(default_factory=lambda: Life(time.monotonic()))
     channel: ControlChannel | None = None
     is_ready: bool = False
     is_draining: bool = False
@@ -322,6 +324,7 @@ class FrontendPool:
         match message["t"]:
             case control.READY:
                 one.is_ready = True
+                one.life.get_ready(time.monotonic())
                 self._on_change()
             case control.APPLIED:
                 one.applied = max(one.applied, int(message["epoch"]))
@@ -358,7 +361,7 @@ class FrontendPool:
         self._forget(one)
         if not self._is_stopping:
             self._events.tell("frontend died", index=one.index, pid=one.process.pid, reason=exit_reason(code))
-            self._start_later(one.index)
+            self._start_later(one.index, one.life)
         self._on_change()
 
     def _forget(self, one: Frontend) -> None:
@@ -372,11 +375,15 @@ class FrontendPool:
             if one.channel is not None:
                 one.channel.close()
 
-    def _start_later(self, index: int) -> None:
+    def _start_later(self, index: int, life: Life | None = None) -> None:
         now_s = time.monotonic()
-        self._deaths_s = [death for death in self._deaths_s if death > now_s - CRASH_WINDOW_S] + [now_s]
         self.restarts += 1
-        # The first death costs no wait: clients are in the queue. A loop of deaths must not eat the machine.
-        wait_s = 0.0 if len(self._deaths_s) == 1 else BACKOFF_FIRST_S * 2 ** (len(self._deaths_s) - 2)
+        self._deaths_s = [death for death in self._deaths_s if death > now_s - CRASH_WINDOW_S]
+        # Clients are in the queue: no wait, unless it died as soon as it was ready, and not for the first time. A loop
+        # of deaths must not eat the machine.
+        wait_s = 0.0
+        if life is None or not life.was_worth_its_start(now_s):
+            wait_s = BACKOFF_FIRST_S * 2 ** (len(self._deaths_s) - 1) if self._deaths_s else 0.0
+            self._deaths_s.append(now_s)
         wait_s = min(BACKOFF_LAST_S, wait_s) * (1 + random.random() / 4)  # noqa: S311  (spreads restarts, no secret)
         asyncio.get_running_loop().call_later(wait_s, lambda: self._spawn_task(self._start(index), f"frontend {index}"))

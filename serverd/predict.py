@@ -99,6 +99,8 @@ class PredictHandler:
         self.routes: dict[bytes, AppEntry] = {}
         self.posts: dict[bytes, Callable[[Exchange, bytes], None]] = {}
         """By target: what answers a plain body."""
+        self._followed: tuple[RoutingTable, dict[tuple[str, str], ServedVersion]] = (RoutingTable(), {})
+        """The table of the moment, and what serves each (model, version) of it."""
         self._limiters: dict[str, AppLimiter] = {}
         self._dispatcher = dispatcher
         self._cache = cache
@@ -106,9 +108,26 @@ class PredictHandler:
         self._pieces = PieceReader()
 
     def follow(self, table: RoutingTable, versions: dict[tuple[str, str], ServedVersion], counters: Counters) -> None:
-        """Route by a new table from the next query on."""
+        """Route by a new table from the next query on.
+
+        Most tables change one model of many: the entries of the others stay, for to make a thousand holds up the loop.
+        """
         routes: dict[bytes, AppEntry] = {}
+        before, was_served = self._followed
+        self._followed = (table, versions)
+        changed = {
+            name
+            for name, model in table.models.items()
+            if model != before.models.get(name)
+            or any(versions.get((name, one)) is not was_served.get((name, one)) for one in model.versions)
+        }
         for name, app in table.apps.items():
+            target = f"/{name}/predict".encode("ascii")
+            known = self.routes.get(target)
+            if known is not None and app == known.app and app.model in table.models and app.model not in changed:
+                known.table, known.versions = table, versions  # what the old ones hold must not live on
+                routes[target] = routes[target + b"/"] = known
+                continue
             slo_s = app.slo_us / 1e6
             owner = QueryOwner(
                 name,
@@ -119,7 +138,6 @@ class PredictHandler:
                 self._dispatcher.deadline_lane(slo_s),
             )
             entry = AppEntry(table, app, owner, versions)
-            target = f"/{name}/predict".encode("ascii")
             routes[target] = routes[target + b"/"] = entry
         self.routes = routes
         self.posts = {target: partial(self.handle, entry) for target, entry in routes.items()}

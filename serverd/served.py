@@ -214,9 +214,18 @@ class ServedVersion:
         began = max(replica.sent_at, replica.last_heard)
         return max(0.0, began + self.cost.middle_s(replica.sent_rows) - now)
 
-    def pick_idle(self, other: Replica) -> Replica | None:
-        """Return a reachable replica, not ``other``, that has nothing to do; None when there is none."""
+    def pick_second(self, late: Batch) -> Replica | None:
+        """Return a reachable replica that should answer a late batch sooner; None when there is none.
+
+        One that is busy will do if it has answered since: under load none is ever idle. Late batches are few, so that
+        one more than ``DEPTH`` may be out to it.
+        """
+        best = None
         for replica in self.replicas:
-            if replica is not other and replica.is_reachable and not replica.batches:
-                return replica
-        return None
+            if replica is late.replica or not replica.is_reachable or replica.batches > DEPTH:
+                continue
+            if replica.batches and replica.last_heard <= late.sent_at:
+                continue
+            if best is None or replica.batches < best.batches:
+                best = replica
+        return best

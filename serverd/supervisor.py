@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from clipperfs.serverd.control import controller_endpoint
 from clipperfs.serverd.easing import ease, restore
+from clipperfs.serverd.life import Life
 from clipperfs.serverd.spares import Spares
 from clipperfs.serverd.transport import ReplicaTransport
 
@@ -54,6 +56,11 @@ class Replica:
         self.is_leaving = False
         """It was told to stop, or is being killed: its death is no crash."""
         self.hang_reason: str | None = None
+        self.life = Life(time.monotonic())
+        self.killing: asyncio.TimerHandle | None = None
+        """What kills it when it does not end by itself after it was told to stop."""
+        self.was_killed = False
+        """It ended by SIGKILL, and neither we nor the kernel's want of memory sent that."""
         self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """How the process ended, once it has."""
@@ -178,7 +185,8 @@ class Supervisor:
         if replica.is_leaving:
             return
         replica.is_leaving = True
-        asyncio.get_running_loop().call_later(replica.predict_timeout_s + STOP_S, self.kill, replica)
+        limit_s = replica.predict_timeout_s + STOP_S
+        replica.killing = asyncio.get_running_loop().call_later(limit_s, self.kill, replica)
         if not self._send(replica, wire.pack_header(wire.STOP)):
             replica.process.terminate()
 
@@ -280,6 +288,10 @@ class Supervisor:
             return
         asyncio.get_running_loop().remove_reader(replica.process.pidfd())
         self._replicas.pop(replica.spec.identity_bytes, None)
+        if replica.killing is not None:
+            replica.killing.cancel()  # else it would keep all that it knew of the replica for half a minute
+        is_killed = code == -signal.SIGKILL and replica.hang_reason is None
+        replica.was_killed = is_killed and not replica.life.met_the_oom_killer()
         how = replica.hang_reason or f"its process {exit_reason(code)}"
         with contextlib.suppress(asyncio.InvalidStateError):
             replica.ended.set_result(how)

@@ -13,7 +13,7 @@ from typing import Any
 
 import httptools
 
-from clipperfs.bench.plan import LoadPlan, Reply, Sample, empty_sample, request_head
+from clipperfs.bench.plan import LoadPlan, Loss, Reply, Sample, empty_sample, request_head
 from clipperfs.errors import DaemonNotRunning, ServingError
 
 CATCH_UP_S = 0.0005
@@ -37,6 +37,7 @@ class _Connection(asyncio.Protocol):
         self.counts = False
         """Whether it is no part of the warm-up."""
         self.version = ""
+        self.last_answer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -62,6 +63,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The reply is whole."""
         body, self._body = bytes(self._body), bytearray()
+        self.last_answer = body
         status, stays = self._parser.get_status_code(), self._parser.should_keep_alive()
         self._parser = httptools.HttpResponseParser(self)
         self._load.take(self, status, body, stays)
@@ -128,7 +130,7 @@ class _Load:
                 f"nothing answers at {self.plan.host}:{self.plan.port}: {error}",
                 hint="start a daemon with: clipperfs start",
             )
-        self._start = perf_counter()
+        self._start = self.sample.start_s = perf_counter()
         loop.call_soon(self._tick)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._done.wait(), self._due[-1] + self.plan.timeout_s)
@@ -191,11 +193,16 @@ class _Load:
         if status != 200:
             self._count(self.sample.failures, connection, f"status {status}")
         else:
+            number = 0
+            if b'"default":true' in body:
+                explanation = _explanation(body)
+                self._count(self.sample.defaults, connection, explanation)
+                if connection.counts:
+                    number = min(255, list(self.sample.defaults).index(explanation) + 1)
             if connection.counts:
                 self.sample.due_s.append(due_s)
                 self.sample.latency_s.append(perf_counter() - self._start - due_s)
-            if b'"default":true' in body:
-                self._count(self.sample.defaults, connection, _explanation(body))
+                self.sample.default_number.append(number)
         if stays:
             self._release(connection)
         self._end_if_done()
@@ -212,6 +219,8 @@ class _Load:
         """Replace a connection that has gone."""
         if self._is_over:
             return
+        at_s = perf_counter() - self._start
+        self.sample.losses.append(Loss(at_s, connection.due_s >= 0, connection.last_answer))
         self.fail(connection, what)
         self._all.discard(connection)
         with suppress(ValueError):

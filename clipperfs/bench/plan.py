@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 MAX_RATE = 200_000.0
@@ -51,6 +51,18 @@ class LoadPlan:
         return times or [0.0]
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A connection that ended before the run did."""
+
+    at_s: float
+    """When, in seconds from the start of the run."""
+    had_query: bool
+    """Whether a query was out on it, which is then among the failures."""
+    last_answer: bytes
+    """The body of the last answer that came on it; empty when none did."""
+
+
 @dataclass(slots=True)
 class Sample:
     """What came of the queries of a run. Lists go together: one place for each answer, times in seconds."""
@@ -68,6 +80,12 @@ class Sample:
     """How far the generator itself fell behind its schedule at worst."""
     elapsed_s: float = 0.0
     interrupted: bool = False
+    default_number: bytearray = field(default_factory=bytearray)
+    """For each answer 0 if it is a prediction, n if it is a default output with the nth explanation in ``defaults``."""
+    losses: list[Loss] = field(default_factory=list)
+    """Connections that were cut, the warm-up's too."""
+    start_s: float = 0.0
+    """When the run began, by ``time.perf_counter``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,24 @@ def test_crash_loop_is_given_up_and_the_warm_previous_version_answers(rig: Rig) 
         assert "within 60 s" in daemon.status()["quarantined"][0]["reason"]
         wait_for(rig.serves("1"))
         assert rig.ask()["version"] == "1"
+
+
+def _is_gone(rig: Rig, pid: int) -> bool:
+    return pid not in rig.replica_pids("1")
+
+
+def test_replica_that_is_killed_again_and_again_while_it_works_is_no_crash_loop(rig: Rig) -> None:
+    rig.publish("1")
+    with rig.running() as daemon:
+        for _ in range(6):
+            wait_for(lambda: rig.ask()["version"] == "1")
+            time.sleep(1.0)  # it lives longer than it took to start
+            [pid] = rig.replica_pids("1")
+            os.kill(pid, signal.SIGKILL)
+            wait_for(partial(_is_gone, rig, pid))
+        wait_for(lambda: rig.ask()["version"] == "1")
+        assert daemon.status()["quarantined"] == []
+        assert rig.versions()["1"]["deaths"] < 5
 
 
 def test_poisonous_query_is_answered_with_the_default_and_the_replica_comes_back(rig: Rig) -> None:

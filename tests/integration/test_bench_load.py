@@ -111,6 +111,10 @@ def test_reset_is_a_failure_of_one_query_and_the_connection_is_replaced() -> Non
         sample = run_load(plan(port, connections=1))
     assert sum(sample.failures.values()) == 1
     assert len(sample.latency_s) == 99
+    [loss] = sample.losses
+    assert loss.had_query
+    assert loss.last_answer == b"{}"
+    assert 0 < loss.at_s < 0.5
 
 
 def test_refusals_and_default_outputs_are_told_apart() -> None:
@@ -119,6 +123,7 @@ def test_refusals_and_default_outputs_are_told_apart() -> None:
         sample = run_load(plan(port))
     assert sample.defaults == {"too late": 50}
     assert sample.failures == {"status 503": 50}
+    assert sample.default_number == b"\1" * 50
 
 
 def test_server_that_never_answers_ends_the_run_at_its_time() -> None:

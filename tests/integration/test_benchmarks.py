@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,10 +13,13 @@ import pytest
 
 from benchmarks.batching import Plan, Synthetic, run_batching
 from benchmarks.load import measure
+from benchmarks.machine import memory_bytes
+from benchmarks.open_loop import offer, plan_load
 from benchmarks.server import post, run_echo, run_nginx
 from benchmarks.switch import read_replies, run_clients
 from benchmarks.switches import RATE, read_seen, run_steady_clients
 from benchmarks.tools import ToolMissing, find_tool, require_tool
+from tests.integration.frontend_rig import Rig
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +84,32 @@ def test_steady_clients_keep_to_their_rate_until_they_are_interrupted(tmp_path: 
     assert bool((found.end_s[1:] >= found.end_s[:-1]).all())
     assert bool((found.latency_s > 0).all())
     assert found.lost == 0
+
+
+def test_open_loop_in_its_own_processes_brings_every_answer_back() -> None:
+    with Rig() as rig:
+        rig.serve(rig.start_peer(), slo_ms=2000)
+        plans = [plan_load(rig.port, "app", rate, 0.5, warm_up_s=0.1, connections=4) for rate in (100.0, 200.0)]
+        before_s = time.perf_counter()
+        few, many = offer(*plans)
+        [lost] = offer(plan_load(rig.port, "nobody", 100.0, 0.3, warm_up_s=0.0, connections=4))
+    assert (len(few.latency_s), len(many.latency_s)) == (50, 100)
+    assert (few.failed, few.losses, few.share_good(2.0)) == (0, (), 1.0)
+    assert before_s < few.due_s[0] < few.due_s[-1] < time.perf_counter()
+    assert lost.failures == {"status 404": 30}
+
+
+def test_open_loop_on_a_port_that_nobody_has_is_an_error() -> None:
+    with socket.socket() as taken, pytest.raises(RuntimeError, match="the load generator failed"):
+        taken.bind(("127.0.0.1", 0))
+        offer(plan_load(taken.getsockname()[1], "app", 10.0, 0.1))
+
+
+def test_memory_of_a_process_is_read_and_of_one_that_is_gone_is_nothing() -> None:
+    with run_echo() as target:
+        shared, own = memory_bytes(target.root_pid), memory_bytes(target.root_pid, "Pss")
+    assert 1_000_000 < own <= shared
+    assert memory_bytes(target.root_pid) == 0
 
 
 def test_missing_tool_without_apt_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

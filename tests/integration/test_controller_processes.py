@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,39 @@ def test_frontend_started_again_gets_the_table_of_the_moment(sockets: str) -> No
     with_pool(sockets, body)
 
 
+def test_frontend_that_lived_for_a_while_is_started_again_at_once_each_time(
+    sockets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frontends_module, "BACKOFF_FIRST_S", 60.0)
+
+    async def kill(pool: FrontendPool, count: int) -> None:
+        life = pool._frontends[0].life
+        await until(lambda: life.was_worth_its_start(time.monotonic()))
+        os.kill(pool.describe()[0]["pid"], signal.SIGKILL)
+        await until(lambda: pool.restarts == count and pool.are_ready)
+
+    async def body(pool: FrontendPool) -> None:
+        for count in range(1, 4):
+            await kill(pool, count)
+
+    with_pool(sockets, body)
+
+
+def test_frontend_that_dies_young_again_waits(sockets: str) -> None:
+    async def kill(pool: FrontendPool, count: int) -> None:
+        await until(lambda: pool.describe()[0]["pid"] is not None)
+        os.kill(pool.describe()[0]["pid"], signal.SIGKILL)
+        await until(lambda: pool.restarts == count)
+
+    async def body(pool: FrontendPool) -> None:
+        for count in range(1, 4):
+            await kill(pool, count)
+        assert len(pool._deaths_s) >= 2  # the first may have been ready for long enough
+        await until(lambda: pool.are_ready)
+
+    with_pool(sockets, body)
+
+
 def test_drained_frontends_end_and_their_port_is_free(sockets: str) -> None:
     async def body(pool: FrontendPool) -> None:
         await pool.drain(5)
@@ -174,6 +208,8 @@ def test_replica_answers_its_warm_up_and_stops_when_told(sockets: str, tmp_path:
         assert 0.02 <= seconds < 5
         supervisor.stop(replica)
         assert "exited with code 0" in await replica.ended
+        assert replica.killing is not None
+        assert replica.killing.cancelled()  # it would hold the replica until it is due
 
     [ended] = with_replica(sockets, tmp_path, body, delay_ms=20)
     assert ended.is_leaving

@@ -480,6 +480,28 @@ def test_late_batch_is_asked_of_a_second_replica_too(rig: Rig) -> None:
     assert (version["late"], version["retries"], rig.metrics()["queues"][0]["live"]) == (0, 0, 0)
 
 
+def test_late_batch_is_asked_of_a_replica_that_is_never_idle(rig: Rig) -> None:
+    fast = rig.start_peer("slow:10")
+    rig.serve(fast, slo_ms=1000)
+    for _ in range(40):
+        predict(rig, {"input": [1]})
+    rig.serve(rig.start_peer("slow:3000"), rig.start_peer("slow:10"), slo_ms=1000)
+    until_s = time.monotonic() + 1.5
+    replies: list[Any] = []
+
+    def keep_asking() -> None:
+        while time.monotonic() < until_s:
+            replies.append(predict(rig, {"input": [7]}).json)
+
+    clients = [threading.Thread(target=keep_asking) for _ in range(12)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert [reply for reply in replies if reply["default"]] == []
+    assert rig.metrics()["versions"][0]["hedges"] >= 1
+
+
 def test_late_batch_that_must_not_run_twice_is_waited_for(rig: Rig) -> None:
     fast = rig.start_peer()
     rig.serve(fast, slo_ms=5000, idempotent=False)

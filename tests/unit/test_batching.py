@@ -249,6 +249,15 @@ def test_queue_is_bounded_by_what_can_be_answered_in_time() -> None:
     assert bearable_rows(512, 0.0001, 4, 10.0) == batching.MAX_QUEUED
 
 
+@given(st.integers(1, 64), st.floats(0.0001, 0.02), st.integers(1, 8), st.floats(0.1, 2.0))
+def test_last_query_that_may_wait_is_answered_within_its_slo(
+    limit: int, predict_s: float, replicas: int, slo_s: float
+) -> None:
+    rows = bearable_rows(limit, predict_s, replicas, slo_s)
+    batches_before = (rows - 1) // (limit * replicas)
+    assert rows == batching.MAX_QUEUED or (2 + batches_before + 1) * predict_s <= slo_s
+
+
 def test_query_that_cannot_make_it_is_passed_over_only_under_pressure() -> None:
     late = [FakeQuery(0, 1) for _ in range(3)]
     good = [FakeQuery(9, 10) for _ in range(4)]

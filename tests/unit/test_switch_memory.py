@@ -49,7 +49,8 @@ def test_versions_that_were_switched_away_leave_nothing_behind(world: World) -> 
         left = [one for one in gc.get_objects() if isinstance(one, ServedVersion)]
     finally:
         gc.enable()
-    assert sorted(one.route.key for one in left) == ["calm", "load-58"]
+    keys = sorted(one.route.key for one in left if one.route.key.startswith(("calm", "load-")))  # not other tests'
+    assert keys == ["calm", "load-58"]
 
 
 def follow(world: World, table: RoutingTable) -> tuple[AppEntry, AppEntry]:

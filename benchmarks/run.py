@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import eviction, poll, predict, publish, scale, switch, verify
+from benchmarks import eviction, poll, predict, publish, restart, scale, switch, verify
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.tools import ToolMissing, require_tool
 
@@ -27,6 +27,11 @@ BENCHMARKS: dict[
     "switch": (
         lambda folder, quick: switch.run_switch(folder, switch.QUICK if quick else switch.Plan()),
         switch.render_switch,
+        (),
+    ),
+    "restart": (
+        lambda folder, quick: restart.run_restart(folder, restart.QUICK if quick else restart.Plan()),
+        restart.render_restart,
         (),
     ),
     "publish": (

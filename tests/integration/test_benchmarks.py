@@ -88,4 +88,4 @@ def test_unknown_benchmark_is_refused_with_the_names_that_exist() -> None:
         check=False,
     )
     assert result.returncode == 2
-    assert "predict, switch, publish, poll, eviction, verify" in result.stderr
+    assert "predict, switch, restart, publish, poll, eviction, verify" in result.stderr

@@ -79,6 +79,7 @@ class Succession:
         self._on_taken = on_taken
         self._tell_starter = tell_starter
         self._may_abandon = True
+        self._was_asked_to_end = False
         self._predecessor: TakeOver | None = None
         self._frontends: FrontendPool
         self._admin: AdminServer
@@ -211,6 +212,7 @@ class Succession:
             is_asked: somebody wants the end. A daemon that fails by itself leaves its place to a successor.
         """
         self.is_stopping = True
+        self._was_asked_to_end = is_asked
         if is_asked and not self.is_succeeded:
             self._hand_over.dismiss(drain_s)
         if self._predecessor is not None:
@@ -230,7 +232,7 @@ class Succession:
         self._admin.close()
         self._hand_over.close()
         self.runtime.remove(with_common=self._holds_place)
-        if self._predecessor is not None and not self._predecessor.is_done:
+        if self._was_asked_to_end and self._predecessor is not None and not self._predecessor.is_done:
             self._tell_starter(
                 {
                     "state": "failed",

@@ -60,6 +60,9 @@ class Handle:
         progress({"state": "loading", "model": "digits"})
         return dict(self._answer("start", wait_s))
 
+    def restart(self, wait_s: float, *, progress: Any, **settings: Any) -> dict[str, Any]:
+        return dict(self._answer("restart", wait_s, settings))
+
     def stop(self) -> bool:
         return bool(self._answer("stop", Handle.made["drain_s"]))
 

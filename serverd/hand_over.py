@@ -105,9 +105,7 @@ class HandOver:
                 end.close()
                 return
             if (why := self._why_not()) is not None:
-                with contextlib.suppress(OSError):
-                    descriptors.send_message(end, {"t": "refuse", "error": why.as_document()})
-                end.close()
+                _turn_away(end, why)
                 return
             self._successor = pid
             self._gone.clear()
@@ -187,6 +185,17 @@ class HandOver:
         if self._folder:
             self._runtime.remove_other(self._folder)
         self._events.tell("not handed over", pid=self._successor, reason="the new daemon ended before it was ready")
+
+
+def _turn_away(end: socket.socket, why: ClipperfsError) -> None:
+    """Answer the first message with no. Closing before it is read would reset the answer away."""
+
+    def answer(message: Message, files: list[int]) -> None:
+        descriptors.close_all(files)
+        channel.send("refuse", error=why.as_document())
+        channel.close()
+
+    channel = DescriptorChannel(end, answer, lambda: None)
 
 
 def find_loss(serving: Mapping[str, Collection[str]], failed: Collection[Mapping[str, Any]]) -> ServingError | None:

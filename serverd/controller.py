@@ -18,6 +18,7 @@ from typing import Any
 from clipperfs.serverd import control
 from clipperfs.serverd.admin import AdminServer
 from clipperfs.serverd.adopter import Adopter
+from clipperfs.serverd.answering import answering_versions, describe_changes, served_versions
 from clipperfs.serverd.event_waiter import EventWaiter
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.fleet import Fleet, endpoints_of
@@ -39,7 +40,6 @@ from clipperfs.serverd.upkeep import Upkeep
 from clipperfs.serverd.watcher import Watcher
 
 import clipperfs
-from clipperfs.daemon_files import DaemonDocument
 from clipperfs.documents import ReplicaStatus, utc_now
 from clipperfs.errors import ClipperfsError, DaemonStartFailed, NotFound
 from clipperfs.registry import Registry
@@ -107,8 +107,8 @@ class Controller:
             self._spawn,
             stop=self.stop,
             hurry=self._hurry,
-            serving=self._serving,
-            make_document=self._document,
+            serving=lambda: served_versions(self._fleet),
+            started=self._started,
             on_taken=self._take_brakes,
             tell_starter=tell_starter,
         )
@@ -399,7 +399,7 @@ class Controller:
         """Read the registry now, try again what has failed, and wait until all of it is loaded or has failed."""
         if model is not None and model not in self._fleet.desired.models and not self._memory.follows(model):
             raise NotFound(f"this daemon does not serve model {model}", hint="'clipperfs status' lists those it does")
-        before = self._answering()
+        before = answering_versions(self._fleet)
         self._adopter.retry()
         look = await self._watcher.look(full=True)
         names = [model] if model is not None else list(look.models)
@@ -411,12 +411,7 @@ class Controller:
         mine = set(names)
         await self._progress.until(lambda: self._is_stopping or not mine.intersection(self._progress.unsettled()))
         await self._progress.until(lambda: self._is_stopping or self._progress.is_routed())
-        after = self._answering()
-        changes = [
-            {"model": name, "alias": alias or None, "from": before.get((name, alias)), "to": after.get((name, alias))}
-            for name, alias in sorted({*before, *after})
-            if name in names and before.get((name, alias)) != after.get((name, alias))
-        ]
+        changes = describe_changes(before, answering_versions(self._fleet), names)
         return {"changes": changes, "failed": [one for one in failed_versions(self._fleet) if one["model"] in names]}
 
     def follow(self, follow: bool) -> None:
@@ -436,15 +431,6 @@ class Controller:
             port=self._frontends.port, admin_port=self._admin_port, watch=self._watcher.follows
         )
 
-    def _serving(self) -> dict[str, set[str]]:
-        """Return by model the versions that answer queries."""
-        found: dict[str, set[str]] = {}
-        for (model, _), key in self._fleet.serving.items():
-            one = self._fleet.holdings.get(key)
-            if one is not None and one.ready:
-                found.setdefault(model, set()).add(one.version)
-        return found
-
     def _take_brakes(self) -> None:
         """Know of the rollouts that the daemon before has stopped meanwhile."""
         self._brakes.update(read_brakes(self._state))
@@ -454,13 +440,6 @@ class Controller:
         """Say whether the frontends know of a model's rollout: its candidate is ready."""
         route = self._frontends.table.models.get(model)
         return route is not None and route.rollout is not None
-
-    def _answering(self) -> dict[tuple[str, str], str]:
-        return {
-            (model, name): self._fleet.holdings[key].version
-            for (model, name), key in self._fleet.serving.items()
-            if key in self._fleet.holdings
-        }
 
     async def _answer_client(self, what: str) -> tuple[int, str, bytes]:
         if what not in ("metrics", "status"):
@@ -479,18 +458,6 @@ class Controller:
             software=f"clipperfs {clipperfs.__version__}",
             time=utc_now(),
             expires=expires_unix_s,
-        )
-
-    def _document(self, pid: int, ticks: int, admin_socket: str) -> DaemonDocument:
-        return DaemonDocument(
-            pid=pid,
-            started_ticks=ticks,
-            started=self._started,
-            host=self.settings.host,
-            port=self._frontends.port,
-            admin_port=self._admin_port,
-            admin_socket=admin_socket,
-            registry=self.settings.registry,
         )
 
     # Plumbing

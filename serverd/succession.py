@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from clipperfs.serverd.statedir import StateDir
 from clipperfs.serverd.take_over import Offer, TakeOver
 from clipperfs.serverd.tenure import Tenure
 
-from clipperfs.daemon_files import DaemonDocument, runtime_dir
+from clipperfs.daemon_files import DaemonDocument, runtime_dir, start_ticks
 
 LEAST_DRAIN_S: Final = 5.0
 """What has begun gets at least this time when another daemon goes on: nothing is to fail."""
@@ -39,7 +40,7 @@ class Succession:
         stop: drains and ends this daemon, given for how long at most.
         hurry: cuts what still drains short, after so many seconds.
         serving: returns by model the versions that answer queries.
-        make_document: returns ``daemon.json``, given the process, when it began, and the admin socket.
+        started: when this daemon began, for people.
         on_taken: called when the place was taken over: what the other daemon wrote last can be read.
         tell_starter: passes a JSON object on to whoever started the daemon.
     """
@@ -56,7 +57,7 @@ class Succession:
         stop: Callable[[float], None],
         hurry: Callable[[float], None],
         serving: Callable[[], dict[str, set[str]]],
-        make_document: Callable[[int, int, str], DaemonDocument],
+        started: str,
         on_taken: Callable[[], None],
         tell_starter: Callable[[dict[str, Any]], None],
     ) -> None:
@@ -75,7 +76,7 @@ class Succession:
         self._stop = stop
         self._hurry = hurry
         self.serving = serving
-        self._make_document = make_document
+        self._started = started
         self._on_taken = on_taken
         self._tell_starter = tell_starter
         self._may_abandon = True
@@ -103,7 +104,7 @@ class Succession:
         """
         self._frontends, self._admin = frontends, admin
         self._hand_over = HandOver(self, self.runtime, self._events, self._spawn_task)
-        self._tenure = Tenure(self._state, self.runtime, admin, self._herald, self._hand_over, self._make_document)
+        self._tenure = Tenure(self._state, self.runtime, admin, self._herald, self._hand_over, self._document)
         offer, settings = self._offer, self._settings
         if offer is None:
             frontends.bind()
@@ -118,6 +119,21 @@ class Succession:
         if offer.admin is not None:
             offer.admin.close()
         return admin.bind(settings.admin_port)
+
+    def _document(self) -> DaemonDocument:
+        pid = os.getpid()
+        ticks = start_ticks(pid)
+        assert ticks is not None
+        return DaemonDocument(
+            pid=pid,
+            started_ticks=ticks,
+            started=self._started,
+            host=self._settings.host,
+            port=self._frontends.port,
+            admin_port=self._admin.port,
+            admin_socket=str(self.runtime.admin_socket),
+            registry=self._settings.registry,
+        )
 
     # The way in
 

@@ -5,14 +5,13 @@ A daemon that takes over does everything else beside the one that runs, and begi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from clipperfs.serverd.runtime_folder import RuntimeFolder
 from clipperfs.serverd.statedir import StateDir, told_plainly
 
-from clipperfs.daemon_files import DaemonDocument, start_ticks
+from clipperfs.daemon_files import DaemonDocument
 
 if TYPE_CHECKING:
     from clipperfs.serverd.admin import AdminServer
@@ -24,7 +23,7 @@ class Tenure:
     """The time in which a daemon is *the* daemon of its state folder.
 
     Args:
-        make_document: returns ``daemon.json``, given the process, when it began, and the admin socket.
+        make_document: returns ``daemon.json``.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class Tenure:
         admin: AdminServer,
         herald: Herald,
         hand_over: HandOver,
-        make_document: Callable[[int, int, str], DaemonDocument],
+        make_document: Callable[[], DaemonDocument],
     ) -> None:
         self._state = state
         self._runtime = runtime
@@ -51,9 +50,7 @@ class Tenure:
             await self._admin.start(self._runtime.draft(admin_socket))
             self._runtime.put_in_place(admin_socket)
             self._hand_over.listen()
-        ticks = start_ticks(os.getpid())
-        assert ticks is not None
-        self._state.write_daemon(self._make_document(os.getpid(), ticks, str(admin_socket)))
+        self._state.write_daemon(self._make_document())
         self._herald.resume()
 
     async def yield_up(self) -> None:

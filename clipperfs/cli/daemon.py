@@ -30,9 +30,10 @@ def open_daemon(call: Call, **flags: Any) -> Daemon:
     from clipperfs.daemon import Daemon
 
     url, settings = call.registry_url(), call.settings(**flags)
-    actor = {} if settings.actor is None else {"actor": settings.actor}
     options = keywords(settings, [*KEYWORDS, "trusted_keys"])
-    return Daemon(url, state_dir=settings.state_dir, **actor, **options)
+    if settings.actor is not None:
+        options["actor"] = settings.actor
+    return Daemon(url, state_dir=settings.state_dir, **options)
 
 
 def say_started(call: Call, daemon: Daemon, word: dict[str, Any]) -> None:

@@ -45,11 +45,10 @@ class Restart:
 
     def new_pid(self) -> int:
         """Return the process that is to take over, as soon as it has been given the sockets."""
-        found: list[int] = []
-        wait_for(lambda: found.extend(set(daemon_process.started) - self._before) or found)
-        log = self._daemon.log_path
-        wait_for(lambda: f"handing over pid={found[0]}" in log.read_text(), timeout_s=30)
-        return found[0]
+        wait_for(lambda: set(daemon_process.started) - self._before)
+        [pid] = set(daemon_process.started) - self._before
+        wait_for(lambda: f"handing over pid={pid}" in self._daemon.log_path.read_text(), timeout_s=30)
+        return pid
 
 
 @pytest.fixture

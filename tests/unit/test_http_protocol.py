@@ -617,34 +617,30 @@ def test_connection_that_rests_through_the_linger_is_half_closed_then_cut(monkey
     busy, busy_transport = site.connect()
     busy.data_received(POST)
     site.server.drain(lambda: None, linger_s=2.0)
-    beat()
-    assert not transport.ended
-    beat()
-    assert transport.ended and not transport.closed
-    assert not busy_transport.ended
-    for _ in range(3):
+    seen = []
+    for _ in range(5):
         beat()
-    assert transport.aborted
+        seen.append((transport.ended, transport.aborted, busy_transport.ended))
+    assert seen == [(False, False, False), *[(True, False, False)] * 3, (True, True, False)]
 
 
 def test_connection_is_between_requests_only_when_nothing_is_owed_or_half_read() -> None:
     site = Site(answer_now=False)
     connection, transport = site.connect()
-    assert connection.is_between_requests
-    connection.data_received(POST[:30])
-    assert not connection.is_between_requests
-    connection.data_received(POST[30:])
-    assert not connection.is_between_requests
-    site.exchanges[0].reply(200, b"{}")
-    assert connection.is_between_requests
-    transport.buffered = 1
-    assert not connection.is_between_requests
-    transport.buffered = 0
-    connection.pause_writing()
-    assert not connection.is_between_requests
-    connection.resume_writing()
-    transport.close()
-    assert not connection.is_between_requests
+    steps: list[tuple[Callable[[], object], bool]] = [
+        (lambda: None, True),
+        (lambda: connection.data_received(POST[:30]), False),
+        (lambda: connection.data_received(POST[30:]), False),
+        (lambda: site.exchanges[0].reply(200, b"{}"), True),
+        (lambda: setattr(transport, "buffered", 1), False),
+        (lambda: setattr(transport, "buffered", 0), True),
+        (connection.pause_writing, False),
+        (connection.resume_writing, True),
+        (transport.close, False),
+    ]
+    for number, (step, expected) in enumerate(steps):
+        step()
+        assert connection.is_between_requests is expected, number
 
 
 def test_handler_that_raises_costs_only_its_own_request(monkeypatch: pytest.MonkeyPatch) -> None:

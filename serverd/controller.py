@@ -303,7 +303,8 @@ class Controller:
         with contextlib.suppress(asyncio.CancelledError):
             await draining
         self._frontends.kill()
-        await self._supervisor.close(0.0 if self._stop_now.is_set() else 5.0)
+        is_cut = self._stop_now.is_set() or self._succession.is_waiting
+        await self._supervisor.close(0.0 if is_cut else 5.0)
         self._events.tell("daemon stopped")
         if self._stop_now.is_set():
             self._succession.begin_end(0.0, is_asked=True)

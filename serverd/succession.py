@@ -93,6 +93,11 @@ class Succession:
         return self._offer is not None
 
     @property
+    def is_waiting(self) -> bool:
+        """Say whether another daemon is in the place still: this one has nothing to finish."""
+        return self.has_predecessor and (self._predecessor is None or not self._predecessor.is_done)
+
+    @property
     def is_succeeded(self) -> bool:
         """Say whether another daemon is in the place."""
         return self.heirs is not None
@@ -247,15 +252,11 @@ class Succession:
         """Let go of the place, or of what is left of it."""
         self._admin.close()
         self._hand_over.close()
-        self.runtime.remove(with_common=self._holds_place)
-        if self._was_asked_to_end and self._predecessor is not None and not self._predecessor.is_done:
+        self.runtime.remove(with_common=not self.is_succeeded and not self.is_waiting)
+        if self._was_asked_to_end and self.is_waiting:
             self._tell_starter(
                 {
                     "state": "failed",
                     "error": {"error": "DaemonStartFailed", "message": "it was told to end before it was ready"},
                 }
             )
-
-    @property
-    def _holds_place(self) -> bool:
-        return not self.is_succeeded and (self._predecessor is None or self._predecessor.is_done)

@@ -18,8 +18,7 @@ from clipperfs.daemon import Daemon
 from clipperfs.daemon_files import is_locked, read_daemon, runtime_dir
 from clipperfs.errors import ClipperfsError, DaemonNotRunning, DaemonStartFailed, InvalidSetting, TimedOut
 from tests.e2e.daemon_rig import Client, Load, Rig, is_alive, wait_for
-
-SLOW = "wrapper: {kind: noop, output: vslow, load_s: 1.5}\ninput_type: doubles\nsample: [[1.0, 2.0]]\n"
+from tests.e2e.test_daemon import refuses
 
 
 class Restart:
@@ -52,10 +51,11 @@ class Restart:
 
 
 @pytest.fixture
-def slow_rig(rig: Rig) -> Iterator[Rig]:
-    """Return a registry whose model takes long enough to load to do something meanwhile."""
-    rig.publish("1")
-    rig.registry.publish("m", "slow", rig.folder("slow", SLOW), activate=True)
+def held_rig(rig: Rig) -> Iterator[Rig]:
+    """Return a registry whose model does not get loaded a second time until its flag is taken away."""
+    rig.publish("1", code=True)
+    rig.daemon.start(30, detached=False)
+    rig.flag("waits-at-load")
     yield rig
 
 
@@ -147,8 +147,7 @@ def test_settings_are_kept_and_those_given_are_replaced(rig: Rig) -> None:
         port = daemon.port
         daemon.restart(30, max_body_bytes=8192, port=0)
         assert daemon.port != port
-        with pytest.raises(ConnectionRefusedError):
-            wait_for(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close())
+        wait_for(lambda: refuses(port))
         status = daemon.status()
         assert (status["daemon"]["name"], status["registry"]["following"]) == ("here", False)
         with Client(daemon.port) as client:
@@ -192,65 +191,65 @@ def test_port_in_use_is_named_and_the_old_one_goes_on(rig: Rig) -> None:
         assert rig.ask()["version"] == "1"
 
 
-def test_killed_new_one_leaves_the_old_one_as_it_was(slow_rig: Rig) -> None:
-    with slow_rig.running() as daemon, Load(slow_rig) as load:
-        before = (daemon.status()["daemon"]["pid"], folders(slow_rig))
+def test_killed_new_one_leaves_the_old_one_as_it_was(held_rig: Rig) -> None:
+    daemon = held_rig.daemon
+    with Load(held_rig) as load:
+        before = (daemon.status()["daemon"]["pid"], folders(held_rig))
         restart = Restart(daemon)
         os.kill(restart.new_pid(), signal.SIGKILL)
         restart.join()
         assert isinstance(restart.error, DaemonStartFailed) and "goes on" in restart.error.message
-        wait_for(lambda: (daemon.status()["daemon"]["pid"], folders(slow_rig)) == before)
+        wait_for(lambda: (daemon.status()["daemon"]["pid"], folders(held_rig)) == before)
+        held_rig.flag("waits-at-load", False)
         assert daemon.restart(30)["pid"] != before[0]
     assert load.failures == []
 
 
-def test_killed_old_one_is_succeeded_at_once(slow_rig: Rig) -> None:
-    with slow_rig.running() as daemon:
-        port, before = daemon.port, pids_of(daemon)
-        restart = Restart(daemon)
-        new = restart.new_pid()
-        os.kill(before[0], signal.SIGKILL)
-        wait_for(lambda: (found := read_daemon(slow_rig.state_dir)) is not None and found.pid == new)
-        assert daemon.status()["daemon"]["ready"] is False
-        with Client(port) as client:  # it waits in the queue of the socket that the new one has
-            assert client.ask({"input": [1.0, 2.0]})["version"] == "slow"
-        restart.join()
-        assert restart.word["pid"] == new
-        wait_for(lambda: not any(is_alive(pid) for pid in before))
-        assert is_locked(slow_rig.state_dir)
-
-
-def test_second_restart_meanwhile_is_refused(slow_rig: Rig) -> None:
-    with slow_rig.running() as daemon:
-        first = Restart(daemon)
-        new = first.new_pid()
-        with pytest.raises(DaemonStartFailed, match=rf"another restart is under way \(pid {new}\)"):
-            slow_rig.handle().restart(30)
-        first.join()
-        assert daemon.status()["daemon"]["pid"] == first.word["pid"] == new
-
-
-def test_new_one_that_takes_too_long_is_ended(slow_rig: Rig) -> None:
-    with slow_rig.running() as daemon:
-        before = (daemon.status()["daemon"]["pid"], folders(slow_rig))
-        restart = Restart(daemon, wait_s=1.0)
-        new = restart.new_pid()
-        restart.join()
-        assert isinstance(restart.error, TimedOut) and "goes on" in restart.error.message
-        assert not is_alive(new)
-        wait_for(lambda: (daemon.status()["daemon"]["pid"], folders(slow_rig)) == before)
-
-
-def test_stop_meanwhile_ends_both(slow_rig: Rig) -> None:
-    slow_rig.daemon.start(30)
-    restart = Restart(slow_rig.daemon)
+def test_killed_old_one_is_succeeded_at_once(held_rig: Rig) -> None:
+    daemon = held_rig.daemon
+    port, before = daemon.port, pids_of(daemon)
+    restart = Restart(daemon)
     new = restart.new_pid()
-    assert slow_rig.handle().stop(1)
+    os.kill(before[0], signal.SIGKILL)
+    wait_for(lambda: (found := read_daemon(held_rig.state_dir)) is not None and found.pid == new)
+    assert is_locked(held_rig.state_dir)
+    assert daemon.status()["daemon"]["ready"] is False
+    held_rig.flag("waits-at-load", False)
+    with Client(port) as client:  # it waits in the queue of the socket that the new one has
+        assert client.ask({"input": [1.0, 2.0]})["version"] == "1"
+    restart.join()
+    assert restart.word["pid"] == new
+    wait_for(lambda: not any(is_alive(pid) for pid in before))
+
+
+def test_second_restart_meanwhile_is_refused(held_rig: Rig) -> None:
+    first = Restart(held_rig.daemon)
+    new = first.new_pid()
+    with pytest.raises(DaemonStartFailed, match=rf"another restart is under way \(pid {new}\)"):
+        held_rig.handle().restart(30)
+    held_rig.flag("waits-at-load", False)
+    first.join()
+    assert held_rig.daemon.status()["daemon"]["pid"] == first.word["pid"] == new
+
+
+def test_new_one_that_takes_too_long_is_ended(held_rig: Rig) -> None:
+    daemon = held_rig.daemon
+    before = (daemon.status()["daemon"]["pid"], folders(held_rig))
+    with pytest.raises(TimedOut, match="goes on"):
+        daemon.restart(3.0)
+    assert set(daemon_process.started) == {before[0]}
+    wait_for(lambda: (daemon.status()["daemon"]["pid"], folders(held_rig)) == before)
+
+
+def test_stop_meanwhile_ends_both(held_rig: Rig) -> None:
+    restart = Restart(held_rig.daemon)
+    new = restart.new_pid()
+    assert held_rig.handle().stop(1)
+    assert not is_alive(new)
+    assert not is_locked(held_rig.state_dir)
+    assert not runtime_dir(held_rig.state_dir).exists()
     restart.join()
     assert isinstance(restart.error, DaemonStartFailed)
-    assert not is_alive(new)
-    assert not is_locked(slow_rig.state_dir)
-    assert not runtime_dir(slow_rig.state_dir).exists()
 
 
 def test_stop_while_the_old_one_still_drains_ends_both(rig: Rig) -> None:

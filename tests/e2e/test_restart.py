@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clipperfs.serverd import descriptors
 
 from clipperfs import daemon_process
 from clipperfs.daemon import Daemon
@@ -201,6 +202,34 @@ def test_killed_new_one_leaves_the_old_one_as_it_was(held_rig: Rig) -> None:
         assert isinstance(restart.error, DaemonStartFailed) and "goes on" in restart.error.message
         wait_for(lambda: (daemon.status()["daemon"]["pid"], folders(held_rig)) == before)
         held_rig.flag("waits-at-load", False)
+        assert daemon.restart(30)["pid"] != before[0]
+    assert load.failures == []
+
+
+def test_successor_that_dies_with_the_place_in_its_hands_gives_it_back(rig: Rig) -> None:
+    rig.publish("1")
+    path = rig.place / "registry" / "replicas" / "here.json"
+    with rig.running(name="here") as daemon, Load(rig) as load:
+        before = (daemon.status()["daemon"]["pid"], folders(rig))
+        top = runtime_dir(rig.state_dir)
+        with descriptors.connect_to(top / "next.sock", 10) as end:
+            for words, answer in ((["hello"], "offer"), (["folder", "loaded"], "yes"), (["ready"], "yes")):
+                for word in words:
+                    fields = {"protocol": 1, "folder": "g9", "failed": []}
+                    descriptors.send_message(end, {"t": word, **fields})
+                kinds = []
+                while answer not in kinds:
+                    found = descriptors.receive_message(end)
+                    assert found is not None
+                    kinds.append(found[0]["t"])
+                    descriptors.close_all(found[1])
+            (top / "admin.sock").unlink()  # as if it had put its own there
+            (rig.state_dir / "daemon.json").unlink()
+            path.unlink()
+        wait_for(lambda: daemon.is_running() and (daemon.status()["daemon"]["pid"], folders(rig)) == before)
+        wait_for(path.exists)
+        rig.publish("2")
+        wait_for(rig.serves("2"))
         assert daemon.restart(30)["pid"] != before[0]
     assert load.failures == []
 

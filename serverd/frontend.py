@@ -105,6 +105,8 @@ class Frontend:
             self._taking = Taking(self.server, heir_of)
         if has_clients:
             await self._may_listen.wait()
+        if self.server.draining:  # before it was its turn: whoever waits in the queues is another one's
+            return
         for listener in listeners:
             self._listeners.append(await loop.create_server(self.server, sock=listener, backlog=BACKLOG))
         self._channel.send(control.READY, pid=os.getpid(), port=listeners[0].getsockname()[1])

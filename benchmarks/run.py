@@ -22,6 +22,7 @@ from benchmarks import (
     poll,
     predict,
     publish,
+    restart,
     scale,
     slo,
     switch,
@@ -52,6 +53,11 @@ BENCHMARKS: dict[
     "switches": (
         lambda folder, quick: switches.run_switches(folder, switches.QUICK if quick else switches.Plan()),
         switches.render_switches,
+        (),
+    ),
+    "restart": (
+        lambda folder, quick: restart.run_restart(folder, restart.QUICK if quick else restart.Plan()),
+        restart.render_restart,
         (),
     ),
     "publish": (

@@ -10,41 +10,30 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from clipperfs.admin import AdminClient, error_from_document
+from clipperfs.admin import AdminClient
 from clipperfs.daemon_files import LOG_FILE as LOG_FILE
 from clipperfs.daemon_files import DaemonDocument, default_state_dir, is_locked, running_daemon, start_ticks
+from clipperfs.daemon_process import KILL_AFTER_S, SERVERD, Launch, Progress, reap, reap_ended
+from clipperfs.daemon_restart import replace
 from clipperfs.errors import (
     ClipperfsError,
     DaemonNotRunning,
     DaemonStartFailed,
     InvalidSetting,
     ServingError,
-    StorageError,
     TimedOut,
 )
 from clipperfs.store import canonical_url
 
 if TYPE_CHECKING:
     from clipperfs.registry import Registry
-
-SERVERD = "clipperfs.serverd"
-LOG_TAIL_LINES = 15
-LOG_LIMIT_BYTES = 32 * 1024 * 1024
-KILL_AFTER_S = 10.0
-"""How much longer than its drain a daemon may take to end before it is killed."""
-
-Progress = Callable[[dict[str, Any]], None]
-
-_started: dict[int, subprocess.Popen[bytes]] = {}
-"""Daemons that this program started, by process id: whoever sees one end through any handle reaps it."""
 
 
 class Daemon:
@@ -136,41 +125,69 @@ class Daemon:
             TimedOut: it was not ready in time; it goes on starting.
             ClipperfsError: what kept it from starting, such as NotFound for a registry that is not there.
         """
-        with contextlib.ExitStack() as closing:
-            ready, tell = os.pipe()
-            closing.callback(os.close, ready)
-            inherited = [tell]
-            lifeline: int | None = None
-            if not detached:
-                lifeline_end, lifeline = os.pipe()
-                inherited.append(lifeline_end)
+        reap_ended()
+        inherited: list[int] = []
+        settings = dict(self._settings)
+        if not detached:
+            settings["lifeline_fd"], self._lifeline = os.pipe()
+            inherited.append(settings["lifeline_fd"])
+        try:
+            launch = Launch(self.state_dir, settings, inherited)
+        except BaseException:
+            self._drop_lifeline()
+            raise
+        finally:
+            for descriptor in inherited:
+                os.close(descriptor)
+        with launch:
             try:
-                log, log_start = self._open_log()
-                closing.callback(os.close, log)
-                settings = self._settings | {"ready_fd": tell}
-                if lifeline is not None:
-                    settings["lifeline_fd"] = inherited[1]
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", SERVERD],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=inherited,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                if lifeline is not None:
-                    os.close(lifeline)
-                raise DaemonStartFailed(f"the daemon's process cannot be started: {error}") from error
-            finally:
-                for descriptor in inherited:
-                    os.close(descriptor)
-            self._lifeline = lifeline
-            _started[process.pid] = process
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError), process.stdin as stream:
-                stream.write(json.dumps(settings).encode())
-            return self._await_ready(process, ready, wait_s, progress, log_start)
+                return launch.await_ready(wait_s, progress)
+            except TimedOut:
+                raise
+            except ClipperfsError:
+                self._drop_lifeline()
+                raise
+
+    def restart(
+        self, wait_s: float | None = 60.0, *, progress: Progress | None = None, **settings: Any
+    ) -> dict[str, Any]:
+        """Replace the running daemon by a fresh one, without a failed request.
+
+        The new one is started beside it, takes over its listening sockets, loads everything, and takes its place when
+        all of it is ready. Then the old one drains and ends by itself. Until then nothing changes for anybody; for a
+        while both need memory.
+
+        Args:
+            wait_s: how long the new one may take to get ready; ``None``: as long as it takes.
+            progress: called with what the new one tells while it starts.
+            **settings: replace settings with which the running one was started, under the names that this class's
+                constructor gives them. Those of this handle do not count.
+
+        Returns:
+            The new daemon's last word, as :meth:`start` does.
+
+        Raises:
+            DaemonNotRunning: there is none: there would be no settings to start one with.
+            DaemonStartFailed: the new one could not get ready, or the one that runs cannot be replaced (it is of an
+                older release, or in the foreground). It goes on.
+            TimedOut: the new one was not ready in time and was ended. The one that runs goes on.
+        """
+        reap_ended()
+        if "state_dir" in settings or "registry" in settings:
+            raise InvalidSetting("a daemon keeps its registry and its state folder", hint="stop it and start another")
+        if settings.get("frontends") == "auto":
+            settings["frontends"] = 0
+        if settings.get("cache_dir") is not None:
+            settings["cache_dir"] = str(Path(settings["cache_dir"]).absolute())
+        running = self._find()
+        if running is None:
+            raise self._not_running()
+        if running.registry != self.registry:
+            raise InvalidSetting(
+                f"the daemon of {self.state_dir} serves {running.registry}, not {self.registry}",
+                hint="a daemon keeps its registry; stop it and start another",
+            )
+        return replace(self.state_dir, running, settings, wait_s, progress)
 
     def stop(self, drain_s: float | None = None) -> bool:
         """End the daemon: it finishes what it has begun, at most ``drain_s`` seconds, then stops its replicas.
@@ -205,20 +222,30 @@ class Daemon:
                         raise ServingError(f"the daemon (pid {document.pid}) cannot be ended, not even by SIGKILL")
         finally:
             os.close(handle)
-        self._let_go(document.pid)
+        reap(document.pid)
+        self._drop_lifeline()
+        reap_ended()
         return True
 
     def watch(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
         """Make the daemon follow the registry, and yield what happens until it ends or the iterator is closed.
 
+        A daemon that takes its place is watched on.
+
         Raises:
             DaemonNotRunning: there is none.
             TimedOut: nothing happened for ``timeout_s``.
         """
-        admin = self._admin()
-        with admin.events(timeout_s=timeout_s) as events:
-            admin.post("/watch", {"follow": True})
-            yield from events
+        heard: int | None = None
+        while True:
+            document = running_daemon(self.state_dir)
+            if heard is not None and (document is None or document.pid == heard):
+                return
+            admin = self._admin(document)
+            heard = document.pid if document is not None else None
+            with admin.events(timeout_s=timeout_s) as events:
+                admin.post("/watch", {"follow": True})
+                yield from events
 
     def follow(self, follow: bool = True) -> dict[str, Any]:
         """Make the daemon follow the registry, or stop following it. Raises DaemonNotRunning."""
@@ -259,7 +286,7 @@ class Daemon:
             DaemonStartFailed: this program cannot be replaced.
         """
         given = os.memfd_create("clipperfs-settings")
-        os.write(given, json.dumps(self._settings).encode())
+        os.write(given, json.dumps(self._settings | {"foreground": True}).encode())
         os.lseek(given, 0, os.SEEK_SET)
         os.dup2(given, 0)
         sys.stdout.flush()
@@ -282,73 +309,6 @@ class Daemon:
     ) -> None:
         self.stop()
 
-    def _await_ready(
-        self,
-        process: subprocess.Popen[bytes],
-        ready: int,
-        wait_s: float | None,
-        progress: Progress | None,
-        log_start: int,
-    ) -> dict[str, Any]:
-        give_up_s = None if wait_s is None else time.monotonic() + wait_s
-        buffer = b""
-        poller = select.poll()
-        poller.register(ready, select.POLLIN)
-        while True:
-            left_ms = None if give_up_s is None else max(0.0, (give_up_s - time.monotonic()) * 1000)
-            if not poller.poll(left_ms):
-                raise TimedOut(
-                    f"the daemon (pid {process.pid}) was not ready within {wait_s:g} s; it goes on starting",
-                    hint="'clipperfs status' shows how far it is, 'clipperfs logs' why it takes long",
-                    pid=process.pid,
-                )
-            data = os.read(ready, 65536)
-            buffer += data
-            *lines, buffer = buffer.split(b"\n")
-            for line in lines:
-                word = json.loads(line)
-                if word.get("state") == "ready":
-                    return self._mapping(word)
-                if word.get("state") == "failed":
-                    self._let_go(process.pid)
-                    raise error_from_document(word["error"], fallback="the daemon did not start")
-                if progress is not None:
-                    progress(word)
-            if not data:
-                self._let_go(process.pid)
-                code = process.returncode
-                tail = self._log_tail(log_start)
-                raise DaemonStartFailed(
-                    f"the daemon ended before it was ready (exit code {code})" + (f":\n{tail}" if tail else ""),
-                    hint=f"its log is {self.log_path}",
-                    exit_code=code,
-                )
-
-    def _open_log(self) -> tuple[int, int]:
-        """Return a descriptor of the log, opened for appending, and its size."""
-        try:
-            self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if (
-                self.log_path.exists()
-                and self.log_path.stat().st_size > LOG_LIMIT_BYTES
-                and not is_locked(self.state_dir)
-            ):
-                os.replace(self.log_path, self.log_path.with_name(LOG_FILE + ".1"))
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            descriptor = os.open(self.log_path, flags, 0o600)
-        except OSError as error:
-            raise StorageError(
-                f"the daemon's log {self.log_path} cannot be written: {error.strerror}",
-                hint="choose another folder with --state-dir",
-            ) from error
-        return descriptor, os.fstat(descriptor).st_size
-
-    def _log_tail(self, start: int) -> str:
-        with contextlib.suppress(OSError), open(self.log_path, "rb") as log:
-            log.seek(max(start, log.seek(0, os.SEEK_END) - 64 * 1024))
-            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
-        return ""
-
     def _find(self) -> DaemonDocument | None:
         """Return the running daemon; wait for one that is just starting or ending to say who it is."""
         give_up_s = time.monotonic() + 2.0
@@ -367,22 +327,17 @@ class Daemon:
     def _admin(self, document: DaemonDocument | None = None) -> AdminClient:
         document = document or running_daemon(self.state_dir)
         if document is None:
-            raise DaemonNotRunning(
-                f"no daemon runs for {self.registry} on this host",
-                hint="start one with: clipperfs start",
-                state_dir=str(self.state_dir),
-            )
+            raise self._not_running()
         return AdminClient(document.admin_socket)
 
-    def _let_go(self, pid: int) -> None:
-        """Reap a daemon that has ended or is just ending, if this program started it, and drop the lifeline."""
-        process = _started.pop(pid, None)
-        if process is not None:
-            try:
-                process.wait(KILL_AFTER_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def _not_running(self) -> DaemonNotRunning:
+        return DaemonNotRunning(
+            f"no daemon runs for {self.registry} on this host",
+            hint="start one with: clipperfs start",
+            state_dir=str(self.state_dir),
+        )
+
+    def _drop_lifeline(self) -> None:
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None

@@ -23,6 +23,8 @@ LOG_FILE = "daemon.log"
 DESIRED_FILE = "desired.json"
 HEADS_FILE = "heads.json"
 ADMIN_SOCKET = "admin.sock"
+SUCCESSOR_SOCKET = "next.sock"
+"""Where a daemon that takes over asks the one that runs for it; only daemons that can hand over have it."""
 
 MAX_SOCKET_PATH_BYTES = 107
 """What the kernel takes as the path of a unix socket."""

@@ -13,9 +13,11 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+from clipperfs.serverd import take_over
 from clipperfs.serverd.controller import Controller
 from clipperfs.serverd.settings import DaemonSettings, parse_settings
 from clipperfs.serverd.statedir import StateDir
+from clipperfs.serverd.take_over import Offer
 
 from clipperfs.errors import ClipperfsError
 
@@ -36,9 +38,14 @@ def main() -> NoReturn:
         tell = _Starter(_ready_fd(given)).tell
         settings = parse_settings(given)
         state = StateDir(settings.state_dir)
-        state.acquire()
+        offer = None
+        if settings.takes_over is None:
+            state.acquire()
+        else:
+            offer = take_over.ask(settings.takes_over)
+            state.join(offer.lock)
         try:
-            asyncio.run(_live(settings, state, tell))
+            asyncio.run(_live(settings, state, tell, offer))
         finally:
             state.release()
     except ClipperfsError as error:
@@ -56,8 +63,8 @@ def main() -> NoReturn:
     os._exit(code)  # a thread that waits for a storage that hangs must not hold up the end
 
 
-async def _live(settings: DaemonSettings, state: StateDir, tell: Any) -> None:
-    await Controller(settings, state, tell).run()
+async def _live(settings: DaemonSettings, state: StateDir, tell: Any, offer: Offer | None) -> None:
+    await Controller(settings, state, tell, offer).run()
 
 
 class _Starter:

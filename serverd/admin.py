@@ -8,13 +8,15 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any, Protocol
 
 from clipperfs.serverd import metrics
 from clipperfs.serverd.events import Events
-from clipperfs.serverd.exchange import Exchange
+from clipperfs.serverd.exchange import Exchange, StreamReply
 from clipperfs.serverd.http import HttpLimits, HttpServer
 from clipperfs.serverd.http_status import status_of
+from clipperfs.serverd.passing import LINGER_S
 
 from clipperfs.errors import ClipperfsError, DaemonStartFailed, InvalidInput, InvalidSetting
 
@@ -32,6 +34,7 @@ class Administered(Protocol):
     @property
     def is_ready(self) -> bool: ...
     def status(self) -> dict[str, Any]: ...
+    def successor_settings(self) -> dict[str, Any]: ...
     async def metrics(self) -> bytes: ...
     async def reload(self, model: str | None) -> dict[str, Any]: ...
     def follow(self, follow: bool) -> None: ...
@@ -49,8 +52,12 @@ class AdminServer:
         self._spawn_task = spawn_task
         self._full = HttpServer(lambda *request: self._handle(*request, may_post=True), LIMITS)
         self._pages = HttpServer(lambda *request: self._handle(*request, may_post=False), LIMITS)
-        self._listeners: list[asyncio.Server] = []
+        self._commands: asyncio.Server | None = None
+        self._shown: asyncio.Server | None = None
         self._tcp: socket.socket | None = None
+        self.port: int | None = None
+        """The loopback port."""
+        self._streams: set[StreamReply] = set()
 
     def bind(self, port: int | None) -> int | None:
         """Take the loopback port; return its number. Raises DaemonStartFailed when it is in use."""
@@ -68,31 +75,55 @@ class AdminServer:
                 hint="choose another with --admin-port; 0 takes any free one",
                 port=port,
             ) from error
+        return self.take_over(listener)
+
+    def take_over(self, listener: socket.socket) -> int:
+        """Go on with the loopback port of another daemon, instead of :meth:`bind`; return its number."""
         self._tcp = listener
         number: int = listener.getsockname()[1]
+        self.port = number
         return number
 
-    async def start(self, socket_path: str) -> None:
-        """Listen on the unix socket, mode 0600, and on the port taken before."""
+    @property
+    def listener(self) -> int | None:
+        """Return the descriptor of the socket that listens on the loopback port."""
+        return None if self._tcp is None else self._tcp.fileno()
+
+    async def start(self, socket_path: Path) -> None:
+        """Listen on the unix socket, mode 0600, and on the port taken before. Called again: on a new unix socket."""
         loop = asyncio.get_running_loop()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(socket_path)
+        listener.bind(str(socket_path))
         os.chmod(socket_path, 0o600)
-        self._full.start()
-        self._listeners.append(await loop.create_unix_server(self._full, sock=listener))
-        if self._tcp is not None:
+        if self._commands is None:
+            self._full.start()
+        else:
+            self._commands.close()
+        self._commands = await loop.create_unix_server(self._full, sock=listener)
+        if self._tcp is not None and self._shown is None:
             self._pages.start()
-            self._listeners.append(await loop.create_server(self._pages, sock=self._tcp))
-            self._tcp = None
+            self._shown = await loop.create_server(self._pages, sock=self._tcp)
+
+    def leave(self) -> None:
+        """Hear nobody new: another daemon does. Who follows the events is let go, to follow those of the other one."""
+        self._close_listeners()
+        for stream in list(self._streams):
+            stream.end()
+        for server in (self._full, self._pages):
+            server.drain(lambda: None, LINGER_S)
 
     def close(self) -> None:
         """Stop listening and cut every connection."""
-        if self._tcp is not None:
-            self._tcp.close()
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
         self._full.stop()
         self._pages.stop()
+
+    def _close_listeners(self) -> None:
+        for listener in (self._commands, self._shown):
+            if listener is not None:
+                listener.close()
+        if self._tcp is not None:
+            self._tcp.close()
 
     async def page(self, what: str) -> Page:
         """Return one of the pages by name, for a client of either port."""
@@ -113,6 +144,8 @@ class AdminServer:
         if method in (b"GET", b"HEAD"):
             if name == "events":
                 self._stream(exchange)
+            elif name == "settings" and may_post:  # not for everybody who reaches the port
+                exchange.reply(200, _json(self._subject.successor_settings()))
             else:
                 self._spawn_task(self._answer(exchange, self._show(exchange, name)), f"GET /{name}")
         elif method != b"POST" or name not in ("reload", "watch", "stop"):
@@ -155,9 +188,11 @@ class AdminServer:
     def _stream(self, exchange: Exchange) -> None:
         def leave() -> None:
             forget()
+            self._streams.discard(stream)
 
         stream = exchange.stream(200, b"application/x-ndjson", leave)
         forget = self._events.add(stream.write)
+        self._streams.add(stream)
         stream.write(b"\n")  # an empty line: the reader knows that from here on it misses nothing
 
 

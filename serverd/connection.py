@@ -120,7 +120,7 @@ class HttpConnection(asyncio.Protocol):
         self.transport = transport
         server.connections_total += 1
         server.connections.add(self)
-        if server.draining:
+        if server.draining and not server.lingers:
             self._refuse(503, "the server is stopping")
         elif len(server.connections) > self.limits.connections:
             self._refuse(503, f"there are more than {self.limits.connections} connections")
@@ -363,6 +363,8 @@ class HttpConnection(asyncio.Protocol):
     def _refuse(self, status: int, cause: str) -> None:
         """Answer with an error after the replies that are still owed, then close."""
         self.body = b""
+        if self.phase == REFUSED:  # in the piece that held the last request that is answered
+            return
         if self.transport is None or self.transport.is_closing() or self._is_last():
             self.phase = CLOSED
             return
@@ -451,14 +453,17 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
 
     def _close_after_last(self) -> None:
-        """Close. A refused client may still be sending, and closing at once would reset its reply away: let it read."""
+        """Close. A client may still be sending, and closing at once would reset its reply away: let one read that was
+        refused, or that cannot know yet that its daemon is being replaced.
+        """
         self.first = None
         while self.rest:
             self.rest.popleft().leave()
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if self.phase == REFUSED and transport.can_write_eof():
+        if (self.phase == REFUSED or self.server.lingers) and transport.can_write_eof():
+            self.phase = REFUSED
             self.phase_tick = self.server.tick
             try:
                 transport.write_eof()
@@ -482,13 +487,30 @@ class HttpConnection(asyncio.Protocol):
     # -- the server's calls
 
     def drain(self) -> None:
-        """Close now if nothing is in flight, else after the last reply."""
+        """Close now if nothing is in flight and the server does not linger, else after the last reply."""
         last = self.rest[-1] if self.rest else self.first
         if last is None:
-            if self.phase == IDLE:
+            if self.phase == IDLE and not self.server.lingers:
                 self._close()
         elif self.phase == IDLE and last.stream_reply is None:
             last.flags |= LAST
+
+    def end_linger(self) -> None:
+        """Close if nothing is in flight: say so first, and read what the client says until it has heard."""
+        if self.first is None and self.phase == IDLE:
+            self._close_after_last()
+
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether the client is owed nothing and no part of a request has been read."""
+        return (
+            self.phase == IDLE
+            and self.first is None
+            and not self.blocked
+            and self.transport is not None
+            and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size() == 0
+        )
 
     def check_times(self) -> None:
         """Close the connection when the client has kept it waiting for too long."""

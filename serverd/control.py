@@ -5,7 +5,8 @@ big-endian) and a msgpack map whose key ``t`` is the kind. Every kind with its f
 
     controller → frontend
         table     a complete RoutingTable (``routing.RoutingTable.to_plain``), never a delta
-        drain     stop accepting, finish what is in flight, then exit 0
+        drain     heirs                             stop accepting, finish what is in flight, then exit 0; connections
+                                                    without a query go to the frontends at ``heirs``, if there are any
         metrics   id                                asks for the counters
         text      id, status, ctype, body           the answer to an ``ask``
     frontend → controller
@@ -20,8 +21,10 @@ big-endian) and a msgpack map whose key ``t`` is the kind. Every kind with its f
 The end of the stream means that the other side is gone: a frontend then exits at once.
 
 The controller starts a frontend as ``python -P -m clipperfs.serverd.frontend --control-fd N --parent-pid PID --index I
---runtime DIR --host 127.0.0.1 --port P --listen-fd M`` (with ``pass_fds``); it binds ``frontend_endpoint(DIR, I)``. The
-listening socket is the controller's, which keeps it open: while a frontend is started again, clients wait in its queue.
+--runtime DIR --host 127.0.0.1 --port P --listen-fd M`` (with ``pass_fds``; one ``--listen-fd`` for each socket); it
+binds ``frontend_endpoint(DIR, I)``. The listening sockets are the controller's, which keeps them open: while a frontend
+is started again, clients wait in their queues. With ``--heir`` the frontend of another daemon still answers: this one
+accepts when the first table does that has ``accepting``, and takes over connections at ``heir_socket(DIR, I)``.
 """
 
 from __future__ import annotations
@@ -63,6 +66,11 @@ def controller_endpoint(runtime_dir: str) -> str:
 def lane_path(endpoint: str) -> str:
     """Return where the frontend that binds a ZeroMQ endpoint listens for lanes."""
     return endpoint.removeprefix("ipc://").removesuffix(".ipc") + ".ln"
+
+
+def heir_socket(runtime_dir: str, index: int) -> str:
+    """Return where frontend ``index`` takes connections over from the frontends of the daemon before."""
+    return f"{runtime_dir}/h{index}.sock"
 
 
 class ControlError(Exception):

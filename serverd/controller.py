@@ -11,13 +11,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from clipperfs.serverd import control
 from clipperfs.serverd.admin import AdminServer
 from clipperfs.serverd.adopter import Adopter
+from clipperfs.serverd.answering import answering_versions, describe_changes, served_versions
 from clipperfs.serverd.event_waiter import EventWaiter
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.fleet import Fleet, endpoints_of
@@ -29,14 +30,16 @@ from clipperfs.serverd.metrics import render
 from clipperfs.serverd.progress import Progress
 from clipperfs.serverd.reader import Look, RegistryReader
 from clipperfs.serverd.settings import DaemonSettings, default_name
-from clipperfs.serverd.statedir import StateDir, make_runtime_dir
+from clipperfs.serverd.statedir import StateDir
 from clipperfs.serverd.status import describe, failed_versions, replica_status
+from clipperfs.serverd.succession import Succession
 from clipperfs.serverd.supervisor import Supervisor
+from clipperfs.serverd.take_over import Offer
+from clipperfs.serverd.tasks import Tasks
 from clipperfs.serverd.upkeep import Upkeep
 from clipperfs.serverd.watcher import Watcher
 
 import clipperfs
-from clipperfs.daemon_files import ADMIN_SOCKET, DaemonDocument, runtime_dir, start_ticks
 from clipperfs.documents import ReplicaStatus, utc_now
 from clipperfs.errors import ClipperfsError, DaemonStartFailed, NotFound
 from clipperfs.registry import Registry
@@ -57,9 +60,12 @@ class Controller:
         settings: what the starter said.
         state: its state folder, locked.
         tell_starter: passes a JSON object on to whoever started the daemon.
+        offer: what the daemon that it takes over from has sent; ``None``: it takes over from nobody.
     """
 
-    def __init__(self, settings: DaemonSettings, state: StateDir, tell_starter: Any) -> None:
+    def __init__(
+        self, settings: DaemonSettings, state: StateDir, tell_starter: Any, offer: Offer | None = None
+    ) -> None:
         self.settings = settings
         host = socket.gethostname()
         self.name = settings.name or default_name(host, settings)
@@ -72,10 +78,9 @@ class Controller:
             actor=settings.actor or f"serverd@{host}",
             trusted_keys=settings.trusted_keys,
         )
-        self._runtime = runtime_dir(state.path)
         self._started = utc_now()
         self._admin_port: int | None = None
-        self._tasks: asyncio.TaskGroup
+        self._tasks: Tasks
         self._changed = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._drain_s = settings.drain_s
@@ -93,6 +98,21 @@ class Controller:
             lambda: self._memory.is_reachable,
             settings.status_s,
         )
+        self._succession = Succession(
+            settings,
+            state,
+            offer,
+            self._events,
+            self._herald,
+            self._spawn,
+            stop=self.stop,
+            hurry=self._hurry,
+            serving=lambda: served_versions(self._fleet),
+            started=self._started,
+            on_taken=self._take_brakes,
+            tell_starter=tell_starter,
+        )
+        self._runtime = self._succession.runtime
         self._brakes = read_brakes(state)
         self._adopter = Adopter(self._registry, self._events, settle_s=settings.poll_s)
         self._watcher = self._make_watcher()
@@ -105,13 +125,14 @@ class Controller:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._take_signal)
-        make_runtime_dir(self._runtime)
+        self._runtime.make(anew=not self._succession.has_predecessor)
         self._frontends = FrontendPool(
             count=self.settings.frontend_count,
             host=self.settings.host,
             port=self.settings.port,
-            runtime_dir=str(self._runtime),
+            runtime_dir=str(self._runtime.own),
             options=self.settings.frontend_options,
+            is_heir=self._succession.has_predecessor,
             events=self._events,
             on_change=self._changed.set,
             on_replica=self._take_replica_word,
@@ -120,17 +141,17 @@ class Controller:
         )
         self._admin = AdminServer(self, self._events, self._spawn)
         try:
-            self._frontends.bind()
-            self._admin_port = self._admin.bind(self.settings.admin_port)
+            self._admin_port = self._succession.bind(self._frontends, self._admin)
             if not self._frontends.is_loopback:
                 LOG.warning("queries are answered on %s: anybody who reaches it may ask", self.settings.host)
         except BaseException:
             self._frontends.kill()
             self._admin.close()
+            self._runtime.remove(with_common=not self._succession.has_predecessor)
             raise
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+                self._tasks = Tasks(tasks)
                 await self._serve()
                 raise _Done
         except BaseExceptionGroup as group:
@@ -143,7 +164,7 @@ class Controller:
                 executor.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self) -> None:
-        self._supervisor = Supervisor(str(self._runtime), lambda replica: self._fleet.take_exit(replica))
+        self._supervisor = Supervisor(str(self._runtime.own), lambda replica: self._fleet.take_exit(replica))
         self._fleet = Fleet(
             workspace=self._registry.workspace,
             supervisor=self._supervisor,
@@ -151,7 +172,7 @@ class Controller:
             executor=self._slow_executor,
             events=self._events,
             log_dir=self._state.replica_logs,
-            endpoints=endpoints_of(str(self._runtime), self.settings.frontend_count),
+            endpoints=endpoints_of(str(self._runtime.own), self.settings.frontend_count),
             spawn_task=self._spawn,
             on_change=self._changed.set,
         )
@@ -169,17 +190,13 @@ class Controller:
         )
         self._progress = Progress(self._fleet, self._frontends, lambda: dict(self._adopter.refusals))
         try:
-            socket_path = str(self._runtime / ADMIN_SOCKET)
-            await self._admin.start(socket_path)
-            self._state.write_daemon(self._document(socket_path))  # from here on handles find the daemon
+            await self._succession.begin()  # handles find the daemon from here on, or from when it has taken over
             self._spawn(self._supervisor.watch_pulse(), "replicas' pulse", vital=True)
             self._spawn(self._frontends.watch_pulse(), "frontends' pulse", vital=True)
             upkeep = Upkeep(self._state, self._registry.workspace, self._slow_executor, self.settings.cache_limit_bytes)
             self._spawn(upkeep.run(), "upkeep")
             self._spawn(self._reconcile_for_ever(), "reconcile", vital=True)
-            if self.settings.lifeline_fd is not None:
-                asyncio.get_running_loop().add_reader(self.settings.lifeline_fd, self._take_lifeline)
-            if not await self._unless_stopped(self._read_first()):
+            if not await self._tasks.unless(self._stop_asked, self._read_first()):
                 return
             self._frontends.start()
             self._watcher.follows = self.settings.watch
@@ -234,8 +251,10 @@ class Controller:
 
     async def _announce_ready(self) -> None:
         """Tell the starter when the daemon is ready, and every frontend that it accepts."""
-        if not await self._progress.until(lambda: self._frontends.are_ready, FRONTENDS_READY_S):
-            raise DaemonStartFailed("the frontends did not get ready", hint="the daemon's log says why")
+        follows_another = self._succession.has_predecessor
+        await self._await_frontends(
+            lambda: self._frontends.have_joined if follows_another else self._frontends.are_ready
+        )
         told: set[str] = set()
 
         def is_loaded() -> bool:
@@ -246,9 +265,12 @@ class Controller:
             return not waiting
 
         await self._progress.until(is_loaded)
+        await self._succession.ask_to_accept(failed_versions(self._fleet))
         self._progress.is_ready = True
         self._changed.set()
         await self._progress.until(lambda: self._frontends.table.accepting and self._progress.is_routed())
+        await self._await_frontends(lambda: self._frontends.are_ready)
+        await self._succession.take_place()
         self._events.tell("daemon ready", pid=os.getpid(), port=self._frontends.port, admin_port=self._admin_port)
         self._tell_starter(
             {
@@ -260,12 +282,17 @@ class Controller:
             }
         )
 
+    async def _await_frontends(self, condition: Callable[[], bool]) -> None:
+        if not await self._progress.until(condition, FRONTENDS_READY_S):
+            raise DaemonStartFailed("the frontends did not get ready", hint="the daemon's log says why")
+
     async def _end(self) -> None:
         """Drain: readiness fails, the frontends finish, the replicas stop. A second signal cuts it short."""
         self._is_stopping = True
         if self._waiter is not None:
             self._waiter.stop()
-        self._progress.is_ready = False
+        self._progress.is_ready = self._succession.is_succeeded  # by whom all is answered that still comes here
+        self._succession.begin_end(self._drain_s, is_asked=self._stop_asked.is_set())
         self._fleet.close()
         self._events.tell("daemon stopping", drain_s=self._drain_s)
         draining = asyncio.ensure_future(self._drain())
@@ -276,19 +303,20 @@ class Controller:
         with contextlib.suppress(asyncio.CancelledError):
             await draining
         self._frontends.kill()
-        await self._supervisor.close(0.0 if self._stop_now.is_set() else 5.0)
+        is_cut = self._stop_now.is_set() or self._succession.is_waiting
+        await self._supervisor.close(0.0 if is_cut else 5.0)
         self._events.tell("daemon stopped")
-        self._admin.close()
-        for child in ("c.ipc", ADMIN_SOCKET, *(f"f{index}.ipc" for index in range(self.settings.frontend_count))):
-            with contextlib.suppress(OSError):
-                os.unlink(self._runtime / child)
-        with contextlib.suppress(OSError):
-            os.rmdir(self._runtime)
+        if self._stop_now.is_set():
+            self._succession.begin_end(0.0, is_asked=True)
+            await self._succession.await_others(0.0)
+        self._succession.end()
 
     async def _drain(self) -> None:
         self._progress.publish()
-        await self._frontends.drain(self._drain_s)
-        await self._herald.withdraw()
+        await self._frontends.drain(self._drain_s, self._succession.heirs or ())
+        if self._state.is_ours and not self._succession.is_succeeded:
+            await self._herald.withdraw()
+        await self._succession.await_others(self._drain_s)
 
     # What the registry says
 
@@ -373,7 +401,7 @@ class Controller:
         """Read the registry now, try again what has failed, and wait until all of it is loaded or has failed."""
         if model is not None and model not in self._fleet.desired.models and not self._memory.follows(model):
             raise NotFound(f"this daemon does not serve model {model}", hint="'clipperfs status' lists those it does")
-        before = self._answering()
+        before = answering_versions(self._fleet)
         self._adopter.retry()
         look = await self._watcher.look(full=True)
         names = [model] if model is not None else list(look.models)
@@ -385,12 +413,7 @@ class Controller:
         mine = set(names)
         await self._progress.until(lambda: self._is_stopping or not mine.intersection(self._progress.unsettled()))
         await self._progress.until(lambda: self._is_stopping or self._progress.is_routed())
-        after = self._answering()
-        changes = [
-            {"model": name, "alias": alias or None, "from": before.get((name, alias)), "to": after.get((name, alias))}
-            for name, alias in sorted({*before, *after})
-            if name in names and before.get((name, alias)) != after.get((name, alias))
-        ]
+        changes = describe_changes(before, answering_versions(self._fleet), names)
         return {"changes": changes, "failed": [one for one in failed_versions(self._fleet) if one["model"] in names]}
 
     def follow(self, follow: bool) -> None:
@@ -404,17 +427,21 @@ class Controller:
         self._drain_s = drain_s
         self._stop_asked.set()
 
+    def successor_settings(self) -> dict[str, Any]:
+        """Return the settings with which another daemon would go on in this one's place."""
+        return self.settings.for_successor(
+            port=self._frontends.port, admin_port=self._admin_port, watch=self._watcher.follows
+        )
+
+    def _take_brakes(self) -> None:
+        """Know of the rollouts that the daemon before has stopped meanwhile."""
+        self._brakes.update(read_brakes(self._state))
+        self._want()
+
     def _has_rollout(self, model: str) -> bool:
         """Say whether the frontends know of a model's rollout: its candidate is ready."""
         route = self._frontends.table.models.get(model)
         return route is not None and route.rollout is not None
-
-    def _answering(self) -> dict[tuple[str, str], str]:
-        return {
-            (model, name): self._fleet.holdings[key].version
-            for (model, name), key in self._fleet.serving.items()
-            if key in self._fleet.holdings
-        }
 
     async def _answer_client(self, what: str) -> tuple[int, str, bytes]:
         if what not in ("metrics", "status"):
@@ -435,56 +462,16 @@ class Controller:
             expires=expires_unix_s,
         )
 
-    def _document(self, socket_path: str) -> DaemonDocument:
-        ticks = start_ticks(os.getpid())
-        assert ticks is not None
-        return DaemonDocument(
-            pid=os.getpid(),
-            started_ticks=ticks,
-            started=self._started,
-            host=self.settings.host,
-            port=self._frontends.port,
-            admin_port=self._admin_port,
-            admin_socket=socket_path,
-            registry=self.settings.registry,
-        )
-
     # Plumbing
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str, *, vital: bool = False) -> asyncio.Task[Any]:
-        """Start a task that the task group owns. The failure of one that is not vital is logged, and that is all."""
-        return self._tasks.create_task(work if vital else self._guarded(work, name), name=name)
+        return self._tasks.spawn(work, name, vital=vital)
 
-    async def _guarded(self, work: Coroutine[Any, Any, Any], name: str) -> None:
-        try:
-            await work
-        except Exception:
-            LOG.exception("task %r failed", name)
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Do some work; say whether it was done before somebody wanted the daemon to end."""
-        doing = self._tasks.create_task(work)
-        stopping = self._tasks.create_task(self._wait_stop())
-        await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        is_done = doing.done()
-        for task in (doing, stopping):
-            task.cancel()
-        if is_done:
-            await doing
-        return is_done
-
-    async def _wait_stop(self) -> None:
-        await self._stop_asked.wait()
+    def _hurry(self, drain_s: float) -> None:
+        asyncio.get_running_loop().call_later(drain_s, self._stop_now.set)
 
     def _take_signal(self) -> None:
         self.stop(self._drain_s)
-
-    def _take_lifeline(self) -> None:
-        assert self.settings.lifeline_fd is not None
-        asyncio.get_running_loop().remove_reader(self.settings.lifeline_fd)
-        self._events.tell("starter gone")
-        if not self._stop_asked.is_set():
-            self.stop(self._drain_s)
 
     def _loop_time(self) -> float:
         return asyncio.get_running_loop().time()

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import uvloop
@@ -27,6 +28,7 @@ from .exchange import Exchange
 from .form import BodyForm
 from .forms import FormHandler
 from .http import HttpLimits, HttpServer
+from .passing import Passing, Taking
 from .predict import PredictHandler
 from .routing import RoutingTable
 from .slow import SlowLog
@@ -55,10 +57,13 @@ class Frontend:
         self.table = RoutingTable()
         self.drained = asyncio.Event()
         self._may_listen = asyncio.Event()
-        self._listener: asyncio.Server | None = None
+        self._waits_for_accepting = False
+        self._listeners: list[asyncio.Server] = []
+        self._taking: Taking | None = None
         self._channel: control.ControlChannel | None = None
         self._asked: dict[int, tuple[Exchange, asyncio.TimerHandle]] = {}
         self._next_ask = 0
+        self._index = index
         self._released: list[str] = []
         self._dispatcher = Dispatcher(
             endpoint,
@@ -72,28 +77,45 @@ class Frontend:
         self._predict = PredictHandler(self._dispatcher, self.cache, first_query_id(index, time.time()))
         self._forms = FormHandler(self._predict, limits.body_bytes)
 
-    async def start(self, listener: socket.socket, control_end: socket.socket, *, has_clients: bool = False) -> None:
+    async def start(
+        self,
+        listeners: Sequence[socket.socket],
+        control_end: socket.socket,
+        *,
+        has_clients: bool = False,
+        heir_of: str | None = None,
+    ) -> None:
         """Listen, join the controller, and say so.
 
         Args:
-            listener: A bound socket.
+            listeners: Bound sockets.
             control_end: The frontend's end of the control channel.
-            has_clients: The socket listens already, so clients may wait in its queue: nobody is answered before the
+            has_clients: The sockets listen already, so clients may wait in their queues: nobody is answered before the
                 first table says what is served.
+            heir_of: Where to take over the connections of another daemon's frontends. That daemon answers for now:
+                nobody is answered before a table accepts.
         """
         loop = asyncio.get_running_loop()
+        self._waits_for_accepting = heir_of is not None
         self._channel = await control.open_channel(control_end, self._obey, _exit_at_once)
-        if has_clients:
-            await self._may_listen.wait()
-        self._listener = await loop.create_server(self.server, sock=listener, backlog=BACKLOG)
-        self.server.start()
-        self._channel.send(control.READY, pid=os.getpid(), port=listener.getsockname()[1])
         if self.table.epoch:  # it may have come before the channel was there to say so
             self._channel.send(control.APPLIED, epoch=self.table.epoch, released=[])
+        self.server.start()
+        if heir_of is not None:
+            self._taking = Taking(self.server, heir_of)
+        if has_clients:
+            await self._may_listen.wait()
+        if self.server.draining:  # before it was its turn: whoever waits in the queues is another one's
+            return
+        for listener in listeners:
+            self._listeners.append(await loop.create_server(self.server, sock=listener, backlog=BACKLOG))
+        self._channel.send(control.READY, pid=os.getpid(), port=listeners[0].getsockname()[1])
 
     async def serve(self) -> None:
         """Serve until drained."""
         await self.drained.wait()
+        if self._taking is not None:
+            self._taking.close()
         self.server.stop()
         self._forms.close()
         self._dispatcher.close()
@@ -142,7 +164,7 @@ class Frontend:
             exchange.fail(404, "Not found", cause)
 
     def _tell_readiness(self, exchange: Exchange) -> None:
-        if self.server.draining:
+        if self.server.draining and not self.server.lingers:
             exchange.fail(503, "Not ready", "the daemon is stopping")
         elif not self.table.accepting:
             exchange.fail(503, "Not ready", "the daemon has not loaded what it is to serve yet")
@@ -177,9 +199,13 @@ class Frontend:
             self._send(control.METRICS, id=message["id"], data=self.snapshot())
         elif kind == control.DRAIN and not self.server.draining:
             self._may_listen.set()
-            if self._listener is not None:
-                self._listener.close()
-            self.server.drain(self.drained.set)
+            listeners, self._listeners = self._listeners, []
+            for listener in listeners:
+                listener.close()
+            if heirs := message.get("heirs"):
+                Passing(self.server, heirs, self._index, self.drained.set)
+            else:
+                self.server.drain(self.drained.set)
 
     def _apply(self, table: RoutingTable) -> None:
         released, self._released = self._released, []
@@ -187,7 +213,8 @@ class Frontend:
         self._predict.follow(table, served, self.counters)
         self.server.posts = self._predict.posts
         self.table = table
-        self._may_listen.set()
+        if table.accepting or not self._waits_for_accepting:
+            self._may_listen.set()
         released += self._released
         self._released = []
         self._send(control.APPLIED, epoch=table.epoch, released=released)
@@ -258,15 +285,16 @@ def _exit_at_once() -> None:
 
 async def run(options: argparse.Namespace) -> None:
     """Serve as the command line says until the controller has it drained."""
-    if options.listen_fd is not None:
-        listener = socket.socket(fileno=options.listen_fd)
-    else:
-        listener = open_listener(options.host, options.port)
+    listeners = [socket.socket(fileno=number) for number in options.listen_fd]
+    has_clients = bool(listeners)
+    if not listeners:
+        listeners.append(open_listener(options.host, options.port))
     limits = HttpLimits(body_bytes=options.max_body_bytes, connections=options.max_connections)
     endpoint = control.frontend_endpoint(options.runtime, options.index)
     frontend = Frontend(endpoint, options.index, limits, options.cache_bytes, options.slow_s)
     control_end = socket.socket(fileno=options.control_fd)
-    await frontend.start(listener, control_end, has_clients=options.listen_fd is not None)
+    heir_of = control.heir_socket(options.runtime, options.index) if options.heir else None
+    await frontend.start(listeners, control_end, has_clients=has_clients, heir_of=heir_of)
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 50, 100)
@@ -282,7 +310,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--runtime", required=True, help="the daemon's private directory for sockets")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=1337)
-    parser.add_argument("--listen-fd", type=int, help="a listening socket, instead of host and port")
+    parser.add_argument(
+        "--listen-fd", type=int, action="append", default=[], help="a listening socket, instead of host and port"
+    )
+    parser.add_argument("--heir", action="store_true", help="another daemon answers until this one's table accepts")
     parser.add_argument("--max-body-bytes", type=int, default=LIMITS.body_bytes)
     parser.add_argument("--max-connections", type=int, default=LIMITS.connections)
     parser.add_argument("--slow-s", type=float, help="queries that take longer are told of")

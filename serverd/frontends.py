@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import os
 import random
@@ -25,14 +24,13 @@ from clipperfs.serverd import control
 from clipperfs.serverd.control import ControlChannel, Message, open_channel
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.life import Life
+from clipperfs.serverd.listening import bind_more, bind_query_port, close_sockets, share_out
 from clipperfs.serverd.reconciler import BACKOFF_FIRST_S, BACKOFF_LAST_S, CRASH_WINDOW_S
 from clipperfs.serverd.routing import RoutingTable
 from clipperfs.serverd.totals import Totals
 
-from clipperfs.errors import DaemonStartFailed, InvalidSetting
 from clipperfs.replica.process import exit_reason
 
-BACKLOG = 1024
 PULSE_S = 5.0
 """How often a frontend is asked for a sign of life."""
 SILENCE_S = 15.0
@@ -66,6 +64,8 @@ class FrontendPool:
         on_change: called when a frontend became ready, died, applied a table or released a version.
         on_replica: called with ``hang`` or ``lost``, a replica's identity, and the message.
         options: further words of each frontend's command line.
+        is_heir: another daemon answers until this one is ready: its frontends wait for a table that accepts, and take
+            over the connections of the other's.
         answer: returns status, content type and body for a question that a client put to the query port.
         spawn_task: owns the tasks that this pool starts.
     """
@@ -78,6 +78,7 @@ class FrontendPool:
         port: int,
         runtime_dir: str,
         options: Sequence[str] = (),
+        is_heir: bool = False,
         events: Events,
         on_change: Callable[[], None],
         on_replica: Callable[[str, str, Message], None],
@@ -91,7 +92,7 @@ class FrontendPool:
         self.table = RoutingTable()
         self._totals = Totals()
         self._runtime_dir = runtime_dir
-        self._options = options
+        self._options = (*options, "--heir") if is_heir else tuple(options)
         self._events = events
         self._on_change = on_change
         self._on_replica = on_replica
@@ -106,35 +107,28 @@ class FrontendPool:
     def bind(self) -> None:
         """Take the query port: the first thing a daemon does, so that a port in use costs nothing.
 
-        Raises:
-            DaemonStartFailed: the port is in use, or may not be used.
-            InvalidSetting: the host is not an address of this machine.
+        Raises DaemonStartFailed, InvalidSetting.
         """
-        try:
-            family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-            # Bound alone first: with SO_REUSEPORT a second daemon of the same user would silently share the port.
-            alone = self._listener(family, self.port, shared=False)
-            self.port = alone.getsockname()[1]
-            if self.count == 1:
-                alone.listen(BACKLOG)
-                self._listeners = [alone]
-                return
-            alone.close()
-            for _ in range(self.count):
-                self._listeners.append(self._listener(family, self.port, shared=True))
-            for listener in self._listeners:
-                listener.listen(BACKLOG)
-        except socket.gaierror as error:
-            raise InvalidSetting(f"host {self.host!r} is not an address: {error.strerror}") from error
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                raise InvalidSetting(f"host {self.host} is not an address of this machine") from error
-            what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-            raise DaemonStartFailed(
-                f"port {self.port} on {self.host} {what}",
-                hint="another program listens there (see 'ss -ltnp'); choose another port with --port",
-                port=self.port,
-            ) from error
+        self._listeners = bind_query_port(self.host, self.port, self.count)
+        self.port = self._listeners[0].getsockname()[1]
+
+    def take_over(self, listeners: Sequence[socket.socket]) -> None:
+        """Go on with the sockets of another daemon on this host and port, instead of :meth:`bind`.
+
+        The other daemon accepts until the frontends have a table that does. Raises DaemonStartFailed.
+        """
+        self._listeners = [*listeners, *bind_more(listeners, self.host, self.count)]
+        self.port = self._listeners[0].getsockname()[1]
+
+    @property
+    def listeners(self) -> list[int]:
+        """Return the descriptors of all listening sockets."""
+        return [one.fileno() for one in self._listeners]
+
+    @property
+    def heirs(self) -> list[str]:
+        """Return where each frontend takes connections over from the frontends of another daemon."""
+        return [control.heir_socket(self._runtime_dir, index) for index in range(self.count)]
 
     def start(self) -> None:
         """Start every frontend."""
@@ -151,6 +145,11 @@ class FrontendPool:
     def are_ready(self) -> bool:
         """Say whether every frontend listens."""
         return len(self._frontends) == self.count and all(one.is_ready for one in self._frontends.values())
+
+    @property
+    def have_joined(self) -> bool:
+        """Say whether every frontend has a table, though it may not listen yet."""
+        return len(self._frontends) == self.count and all(one.applied for one in self._frontends.values())
 
     def publish(self, table: RoutingTable) -> None:
         """Send a table to every frontend."""
@@ -230,14 +229,19 @@ class FrontendPool:
                     self._events.tell("frontend hangs", index=one.index, pid=one.process.pid, silent_s=SILENCE_S)
                     self._cut(one)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Let every frontend finish what it has, then end; kill those that take longer than ``timeout_s``."""
+    async def drain(self, timeout_s: float, heirs: Sequence[str] = ()) -> None:
+        """Let every frontend finish what it has, then end; kill those that take longer than ``timeout_s``.
+
+        Args:
+            timeout_s: for all of it.
+            heirs: where another daemon's frontends take over the connections that no query is under way on.
+        """
         self._is_stopping = True
         self._close_listeners()
         for one in self._frontends.values():
             one.is_draining = True
             if one.channel is not None:
-                one.channel.send(control.DRAIN)
+                one.channel.send(control.DRAIN, heirs=list(heirs))
         give_up_s = time.monotonic() + timeout_s
         while self._frontends and (left_s := give_up_s - time.monotonic()) > 0:
             waiting = [asyncio.ensure_future(self._ended(one)) for one in self._frontends.values()]
@@ -261,29 +265,15 @@ class FrontendPool:
             await asyncio.sleep(0.01)
 
     def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
+        close_sockets(self._listeners)
         self._listeners = []
-
-    def _listener(self, family: int, port: int, *, shared: bool) -> socket.socket:
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind((self.host, port))
-            if not shared:
-                listener.listen(BACKLOG)  # only a listening socket keeps others with SO_REUSEADDR out
-        except BaseException:
-            listener.close()
-            raise
-        return listener
 
     async def _start(self, index: int) -> None:
         if self._is_stopping or index in self._frontends:
             return
         mine, its = socket.socketpair()
-        listener = self._listeners[index]
+        mine_of_all = share_out(len(self._listeners), self.count)[index]
+        listeners = [self._listeners[number].fileno() for number in mine_of_all]
         try:
             process = subprocess.Popen(
                 [
@@ -294,11 +284,11 @@ class FrontendPool:
                     *("--runtime", self._runtime_dir),
                     *("--host", self.host),
                     *("--port", str(self.port)),
-                    *("--listen-fd", str(listener.fileno())),
+                    *(word for one in listeners for word in ("--listen-fd", str(one))),
                     *self._options,
                 ],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(its.fileno(), listener.fileno()),
+                pass_fds=(its.fileno(), *listeners),
             )
         except OSError as error:
             mine.close()

@@ -47,6 +47,7 @@ class Herald:
         self._due = asyncio.Event()
         self._writing = asyncio.Lock()
         self._is_withdrawn = False
+        self._is_paused = False
 
     def tell_soon(self) -> None:
         """Have the status written soon: something changed."""
@@ -62,11 +63,27 @@ class Herald:
             await asyncio.sleep(min(GATHER_S, self._period_s))
             self._due.clear()
             async with self._writing:
-                if self._is_withdrawn or not self._is_reachable():
+                if self._is_withdrawn or self._is_paused or not self._is_reachable():
                     continue
                 data = canonical_bytes(self._make(time.time() + LIFETIMES * self._period_s))
                 with contextlib.suppress(StorageError):
                     await loop.run_in_executor(self._executor, self._write, data)
+
+    def hold(self) -> None:
+        """Write nothing until :meth:`resume`: another daemon writes under the same name."""
+        self._is_paused = True
+
+    async def pause(self) -> None:
+        """Hold, and wait for what is being written."""
+        self.hold()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WITHDRAW_S), self._writing:
+                pass
+
+    def resume(self) -> None:
+        """Write again, soon."""
+        self._is_paused = False
+        self.tell_soon()
 
     def _write(self, data: bytes) -> None:
         # Where a registry was taken away, or a disk unmounted, nothing is to appear in its place.

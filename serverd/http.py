@@ -7,6 +7,7 @@ lists what a client may do; ``connection`` enforces it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -56,6 +57,8 @@ class HttpServer:
         self.limits = limits or HttpLimits()
         self.connections: set[HttpConnection] = set()
         self.draining = False
+        self.lingers = False
+        """While draining: nobody is turned away yet. Each connection may send one more request, whose reply closes."""
         self.tick = 0
         """Counts ticks of ``tick_s``: the connections' coarse clock, so that no request asks for the time."""
         self.requests = 0
@@ -64,6 +67,7 @@ class HttpServer:
         """Requests that the protocol itself turned away, by status code."""
         self._on_drained: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._linger_ticks = 0
 
     def __call__(self) -> HttpConnection:
         """Return a new connection."""
@@ -80,9 +84,17 @@ class HttpServer:
         for connection in list(self.connections):
             connection.abort()
 
-    def drain(self, on_drained: Callable[[], None]) -> None:
-        """Finish what is in flight, close each connection after its last reply, then call ``on_drained`` once."""
+    def drain(self, on_drained: Callable[[], None], linger_s: float = 0.0) -> None:
+        """Finish what is in flight, close each connection after its last reply, then call ``on_drained`` once.
+
+        Args:
+            on_drained: called when no connection is left.
+            linger_s: how long a connection without a request may still send one, which is answered; then it is closed,
+                without resetting what is under way (RFC 9112 §9.6). 0: it is closed at once.
+        """
         self.draining = True
+        self.lingers = linger_s > 0
+        self._linger_ticks = self.tick + math.ceil(linger_s / self.limits.tick_s)
         self._on_drained = on_drained
         for connection in list(self.connections):
             connection.drain()
@@ -111,6 +123,9 @@ class HttpServer:
 
     def _beat(self) -> None:
         self.tick += 1
+        if self.lingers and self.tick >= self._linger_ticks:
+            for connection in list(self.connections):
+                connection.end_linger()
         for connection in list(self.connections):
             connection.check_times()
         self._timer = asyncio.get_running_loop().call_later(self.limits.tick_s, self._beat)

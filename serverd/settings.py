@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -59,6 +60,17 @@ class DaemonSettings(BaseModel):
     """Where the starter reads JSON lines: progress, then ready or failed."""
     lifeline_fd: int | None = None
     """When this reaches its end the starter is gone and the daemon drains; ``None``: it lives on."""
+    takes_over: Path | None = None
+    """Where to ask the daemon that runs for its place; ``None``: there is none."""
+    abandon_fd: int | None = None
+    """When this reaches its end before the daemon has taken over, nobody wants it any more."""
+    foreground: bool = False
+    """The process was started by a supervisor, which waits for this very process."""
+
+    def for_successor(self, *, port: int, admin_port: int | None, watch: bool) -> dict[str, Any]:
+        """Return the settings of a daemon that is to go on in this one's place, with what has been settled since."""
+        inherited = self.model_dump(mode="json", exclude={"ready_fd", "lifeline_fd", "takes_over", "abandon_fd"})
+        return inherited | {"port": port, "admin_port": admin_port, "watch": watch}
 
     @property
     def frontend_count(self) -> int:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +22,32 @@ LOCK_ATTEMPTS_S = 0.3
 
 
 class StateDir:
-    """The state folder of one daemon, held by a lock for as long as the process lives."""
+    """The state folder of one daemon, held by a lock for as long as the process lives.
+
+    While one daemon takes over from another, both hold the one lock (it belongs to the open file, which they share), so
+    there is no moment without a holder, whoever dies. Only one of them writes: what the other writes is kept in memory
+    until the folder is its own.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log_path = path / daemon_files.LOG_FILE
         self.replica_logs = path / "logs"
         self._lock: int | None = None
+        self._is_ours = True
+        self._kept: dict[str, bytes] = {}
+        self._turn = threading.Lock()
+
+    @property
+    def is_ours(self) -> bool:
+        """Say whether this daemon is the one that writes here."""
+        return self._is_ours
+
+    @property
+    def lock(self) -> int:
+        """Return the descriptor of the lock, to be shared with the daemon that takes over."""
+        assert self._lock is not None
+        return self._lock
 
     def acquire(self) -> None:
         """Create the folder if need be and take its lock.
@@ -36,7 +56,7 @@ class StateDir:
             DaemonAlreadyRunning: another process holds it; names its pid and port where they are known.
             StorageError: the folder cannot be made or used.
         """
-        with _told_plainly("use", self.path):
+        with told_plainly("use", self.path):
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.replica_logs.mkdir(exist_ok=True, mode=0o700)
             lock = os.open(self.path / daemon_files.LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -54,11 +74,33 @@ class StateDir:
         with contextlib.suppress(OSError):
             (self.path / daemon_files.DAEMON_FILE).unlink(missing_ok=True)
 
+    def join(self, lock: int) -> None:
+        """Hold the lock together with the daemon that sent it; what is written is kept back until :meth:`take`."""
+        self._lock = lock
+        self._is_ours = False
+
+    def take(self) -> None:
+        """Have the folder as one's own: write what was kept back, and write at once from now on. Raises StorageError.
+
+        The folder is this daemon's even if something cannot be written.
+        """
+        with self._turn:
+            self._is_ours = True
+            kept, self._kept = self._kept, {}
+            for name, data in kept.items():
+                self._write(name, data)
+
+    def yield_up(self) -> None:
+        """Leave the folder to another daemon: wait for what is being written, keep back what comes after it."""
+        with self._turn:
+            self._is_ours = False
+
     def release(self) -> None:
         """Let go of the lock. The end of the process does so too."""
         if self._lock is not None:
-            with contextlib.suppress(OSError):
-                (self.path / daemon_files.DAEMON_FILE).unlink(missing_ok=True)
+            if self._is_ours:
+                with contextlib.suppress(OSError):
+                    (self.path / daemon_files.DAEMON_FILE).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
@@ -84,7 +126,7 @@ class StateDir:
 
     def read(self, name: str) -> bytes | None:
         """Return a file's content, or ``None`` when it is absent. Raises StorageError."""
-        with _told_plainly("read", self.path / name):
+        with told_plainly("read", self.path / name):
             try:
                 return (self.path / name).read_bytes()
             except FileNotFoundError:
@@ -95,9 +137,16 @@ class StateDir:
 
         Raises StorageError, StorageFull, StorageDenied.
         """
+        with self._turn:
+            if self._is_ours:
+                self._write(name, data)
+            else:
+                self._kept[name] = data
+
+    def _write(self, name: str, data: bytes) -> None:
         target = self.path / name
         partial = self.path / f".{name}.new"
-        with _told_plainly("write", target):
+        with told_plainly("write", target):
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(data)
@@ -129,7 +178,7 @@ def make_runtime_dir(path: Path) -> None:
         StorageDenied: the name is taken by somebody else's folder or by a link.
         StorageError: it cannot be made.
     """
-    with _told_plainly("make", path):
+    with told_plainly("make", path):
         try:
             found = os.lstat(path)
         except FileNotFoundError:
@@ -145,7 +194,8 @@ def make_runtime_dir(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told_plainly(verb: str, path: Path) -> Iterator[None]:
+def told_plainly(verb: str, path: Path) -> Iterator[None]:
+    """Turn what the system refuses in a block into a StorageError that names the path."""
     try:
         yield
     except OSError as error:

@@ -107,6 +107,6 @@ def _reap_daemons() -> None:
 
     A program that goes on would reap them through its handles; at the end of this one they would each cost a warning.
     """
-    daemon = sys.modules.get("clipperfs.daemon")
-    for process in daemon._started.values() if daemon else ():
+    daemon = sys.modules.get("clipperfs.daemon_process")
+    for process in daemon.started.values() if daemon else ():
         process.poll()

@@ -51,6 +51,7 @@ SECTIONS = {
     "Serve": {
         "start": "clipperfs.cli.daemon:start",
         "stop": "clipperfs.cli.daemon:stop",
+        "restart": "clipperfs.cli.restart:restart",
         "watch": "clipperfs.cli.daemon:watch",
         "reload": "clipperfs.cli.daemon:reload",
         "status": "clipperfs.cli.status:status",

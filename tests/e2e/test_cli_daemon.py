@@ -156,6 +156,34 @@ def test_following_the_log_ends_with_an_interrupt(host: Host) -> None:
         assert following.wait(10) == 130
 
 
+def test_restart_replaces_the_daemon_and_every_verb_finds_the_new_one(host: Host) -> None:
+    assert host.run("restart", "--json", exits=3).stdout == ""
+    first = host.start("--frontends", "2")
+    word = host.json("restart")
+    assert (word["port"], word["admin_port"]) == (first["port"], first["admin_port"])
+    assert word["pid"] != first["pid"]
+    status = host.json("status")
+    assert (status["daemon"]["pid"], len(status["frontends"])) == (word["pid"], 2)
+    assert host.json("predict", "reader", "[1]")["version"] == "1"
+    assert host.json("reload")["failed"] == []
+    assert "handed over" in host.run("logs").stdout
+    assert host.json("restart", "--frontends", "1")["port"] == first["port"]
+    assert json.loads(host.run("start", "--json", exits=4).stderr)["port"] == first["port"]
+
+
+def test_restart_that_is_interrupted_leaves_the_old_daemon(host: Host) -> None:
+    first = host.start()
+    with host.popen("restart") as restarting:
+        until(lambda: "handing over" in host.run("logs").stdout, "the hand-over to begin")
+        restarting.send_signal(signal.SIGINT)
+        code = restarting.wait(30)
+    if code != 0:  # the machine may have been so quick that it had ended
+        assert code == 130
+        until(lambda: "not handed over" in host.run("logs").stdout, "the new daemon to end")
+        assert host.json("status")["daemon"]["pid"] == first["pid"]
+    assert host.json("predict", "reader", "[1]")["version"] == "1"
+
+
 def test_foreground_daemon_ends_on_term_with_0(host: Host) -> None:
     with host.popen("start", "--foreground", "--port", "0", "--admin-port", "0") as daemon:
         until(lambda: _is_ready(host), "the daemon to be ready")

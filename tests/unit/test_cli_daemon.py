@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 import clipperfs.daemon
 from clipperfs.cli.root import clipperfs as command_line
 from clipperfs.cli.status import status_text
-from clipperfs.errors import DaemonAlreadyRunning, DaemonStartFailed
+from clipperfs.errors import DaemonAlreadyRunning, DaemonNotRunning, DaemonStartFailed, TimedOut
 
 STATUS: dict[str, Any] = {
     "degraded": False,
@@ -59,6 +59,9 @@ class Handle:
     def start(self, wait_s: float, *, progress: Any) -> dict[str, Any]:
         progress({"state": "loading", "model": "digits"})
         return dict(self._answer("start", wait_s))
+
+    def restart(self, wait_s: float, *, progress: Any, **settings: Any) -> dict[str, Any]:
+        return dict(self._answer("restart", wait_s, settings))
 
     def stop(self) -> bool:
         return bool(self._answer("stop", Handle.made["drain_s"]))
@@ -146,6 +149,30 @@ def test_start_with_a_wrong_value_is_a_usage_error(flag: str) -> None:
 def test_foreground_becomes_the_daemon() -> None:
     run("start", "--foreground", exits=0, run=0)
     assert Handle.asked == [("run",)]
+
+
+def test_restart_hands_on_only_what_was_typed(tmp_path: Path) -> None:
+    (tmp_path / "clipperfs.toml").write_text("port = 5\ndrain = '2s'\nmodels = ['a']\n")
+    result = run("restart", restart={"pid": 43, "port": 1337, "failed": []})
+    assert result.stdout == "serving /srv/models on port 1337 (pid 43)\n"
+    assert Handle.asked == [("restart", 60.0, {})]
+    flags = "--port 7 --frontends auto --model b --no-watch --slow 20ms --max-body 1MB --wait 5s --state-dir s"
+    run("restart", *flags.split(), restart={"pid": 43, "port": 7})
+    settings = {"port": 7, "frontends": "auto", "models": ["b"], "watch": False, "slow_s": 0.02}
+    assert Handle.asked[1:] == [("restart", 5.0, {**settings, "max_body_bytes": 1_000_000})]
+    assert str(Handle.made["state_dir"]) == "s"
+
+
+@pytest.mark.parametrize(
+    ("error", "exits"),
+    [(DaemonStartFailed("kept"), 1), (DaemonNotRunning("none"), 3), (TimedOut("slow"), 7), (KeyboardInterrupt(), 130)],
+)
+def test_restart_that_fails_has_its_exit_code(error: BaseException, exits: int) -> None:
+    assert run("restart", exits=exits, restart=error).stdout == ""
+
+
+def test_restart_stays_in_no_foreground() -> None:
+    run("restart", "--foreground", exits=2)
 
 
 def test_stop_says_whether_there_was_one() -> None:

@@ -597,6 +597,78 @@ def test_connection_that_comes_while_draining_is_refused() -> None:
     assert statuses(transport.written) == [503]
 
 
+def lingering_site(monkeypatch: pytest.MonkeyPatch) -> tuple[Site, Callable[[], None]]:
+    """Return a site that can be drained with a linger of two ticks, and what lets a tick pass."""
+    monkeypatch.setattr("asyncio.get_running_loop", _SoonNow)
+    site = Site(answer_now=False)
+    return site, site.server._beat
+
+
+def test_lingering_drain_answers_one_more_request_of_each_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, _ = lingering_site(monkeypatch)
+    connection, transport = site.connect()
+    site.server.drain(lambda: None, linger_s=2.0)
+    assert not transport.closed
+    connection.data_received(POST)
+    site.exchanges[0].reply(200, b"{}")
+    assert b"Connection: close" in transport.written
+    assert transport.ended and not transport.closed  # what the client still sends must not reset the reply away
+    connection.data_received(POST)
+    assert statuses(transport.written) == [200]
+
+
+def test_connection_accepted_just_before_a_lingering_drain_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, _ = lingering_site(monkeypatch)
+    site.server.drain(lambda: None, linger_s=2.0)
+    connection, transport = site.connect()
+    connection.data_received(POST)
+    site.exchanges[0].reply(200, b"{}")
+    assert statuses(transport.written) == [200]
+
+
+def test_pipelined_requests_in_a_lingering_drain_get_one_last_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, _ = lingering_site(monkeypatch)
+    site.answer_now = True
+    connection, transport = site.connect()
+    site.server.drain(lambda: None, linger_s=2.0)
+    connection.data_received(POST[:10])
+    connection.data_received(POST[10:] + POST * 2)
+    assert statuses(transport.written) == [200]
+    assert transport.ended and not transport.aborted
+
+
+def test_connection_that_rests_through_the_linger_is_half_closed_then_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, beat = lingering_site(monkeypatch)
+    _, transport = site.connect()
+    busy, busy_transport = site.connect()
+    busy.data_received(POST)
+    site.server.drain(lambda: None, linger_s=2.0)
+    seen = []
+    for _ in range(5):
+        beat()
+        seen.append((transport.ended, transport.aborted, busy_transport.ended))
+    assert seen == [(False, False, False), *[(True, False, False)] * 3, (True, True, False)]
+
+
+def test_connection_is_between_requests_only_when_nothing_is_owed_or_half_read() -> None:
+    site = Site(answer_now=False)
+    connection, transport = site.connect()
+    steps: list[tuple[Callable[[], object], bool]] = [
+        (lambda: None, True),
+        (lambda: connection.data_received(POST[:30]), False),
+        (lambda: connection.data_received(POST[30:]), False),
+        (lambda: site.exchanges[0].reply(200, b"{}"), True),
+        (lambda: setattr(transport, "buffered", 1), False),
+        (lambda: setattr(transport, "buffered", 0), True),
+        (connection.pause_writing, False),
+        (connection.resume_writing, True),
+        (transport.close, False),
+    ]
+    for number, (step, expected) in enumerate(steps):
+        step()
+        assert connection.is_between_requests is expected, number
+
+
 def test_handler_that_raises_costs_only_its_own_request(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     monkeypatch.setattr("asyncio.get_running_loop", lambda: _SoonNow(told))
@@ -624,6 +696,9 @@ class _SoonNow:
 
     def call_soon(self, function: Callable[[], None]) -> None:
         function()
+
+    def call_later(self, delay_s: float, function: Callable[[], None]) -> None:
+        """Never: the tests let the time pass themselves."""
 
     def call_exception_handler(self, context: Any) -> None:
         assert self.told is not None

@@ -25,6 +25,7 @@ from benchmarks import (
     restart,
     scale,
     slo,
+    stages,
     switch,
     switches,
     verify,
@@ -39,6 +40,11 @@ BENCHMARKS: dict[
         lambda folder, quick: predict.run_predict(folder, predict.QUICK if quick else predict.Plan()),
         predict.render_predict,
         ("wrk", "nginx"),
+    ),
+    "stages": (
+        lambda folder, quick: stages.run_stages(folder, stages.QUICK if quick else stages.Plan()),
+        stages.render_stages,
+        (),
     ),
     "batching": (
         lambda folder, quick: batching.run_batching(folder, batching.QUICK if quick else batching.Plan()),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from clipperfs.replica.process import (
 )
 from clipperfs.replica.spec import SPARE_IS_WARM, ReplicaSpec
 
+_LIMITS = sorted(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+
 
 @dataclass(frozen=True, slots=True)
 class Birthmark:
@@ -34,11 +37,17 @@ class Birthmark:
     """Numeric libraries read their number of threads when they are imported."""
     installed: tuple[int, ...]
     """When each folder that modules come from was last changed: a spare has the old modules in its memory."""
+    limits: tuple[tuple[int, int], ...]
+    """Soft and hard, of every resource: somebody may have lowered those of the daemon for what it starts."""
 
 
 def birthmark(environment: Mapping[str, str], threads: int) -> Birthmark:
     """Return what a process started now would be born with. A package that comes or goes changes it."""
-    return Birthmark(clean_environment(environment, threads), tuple(_changed_ns(path) for path in sys.path if path))
+    return Birthmark(
+        clean_environment(environment, threads),
+        tuple(_changed_ns(path) for path in sys.path if path),
+        tuple(resource.getrlimit(limit) for limit in _LIMITS),
+    )
 
 
 def _changed_ns(path: str) -> int:

@@ -21,7 +21,7 @@ def test_controller_makes_every_storage_call_on_a_thread(rig: Rig, monkeypatch: 
     notes = rig.place / "notes"
     monkeypatch.setenv(NOTES, str(notes))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("clipperfs.daemon.SERVERD", "tests.e2e.loop_guard")
+    monkeypatch.setattr("clipperfs.daemon_process.SERVERD", "tests.e2e.loop_guard")
     rig.publish("1", adopt="marker", activation="on-publish")
     with rig.running(sweep_s=0.2) as daemon:
         assert rig.ask()["output"] == "v1"

@@ -140,4 +140,4 @@ def test_unknown_benchmark_is_refused_with_the_names_that_exist() -> None:
         check=False,
     )
     assert result.returncode == 2
-    assert "predict, batching, switch, switches, restart, publish, poll, eviction, verify" in result.stderr
+    assert "predict, stages, batching, switch, switches, restart, publish, poll, eviction, verify" in result.stderr

@@ -48,7 +48,7 @@ def test_replica_on_the_page_speaks_the_protocol(tmp_path: Path) -> None:
                 socket.send_multipart([spec.identity_bytes, *frames])
 
             assert receive() == [[]]
-            assert receive() == [[wire.HELLO, wire.MAJOR, wire.MINOR, process.pid]]
+            assert receive() == [[wire.HELLO, wire.MAJOR, 0, process.pid]]  # it knows no lanes
             assert [receive(), receive()] == [[[wire.STATE, wire.LOADING, ""]], [[wire.STATE, wire.READY, ""]]]
             send(wire.pack_header(wire.PREDICT, 90, 2, 2, 3), np.array([0, 0.5, 1, 0.5, 1, 1]).tobytes())
             assert receive() == [[wire.OUTPUT, 90, 0, [3, 3]], b"1.52.5"]
@@ -67,11 +67,12 @@ def test_replica_on_the_page_speaks_the_protocol(tmp_path: Path) -> None:
 
 def test_page_states_the_numbers_of_the_code() -> None:
     page = (DOCS / "wire.md").read_text()
-    for name in ("HELLO", "STATE", "PREDICT", "OUTPUT", "FAULT", "STOP", "PING", "PONG"):
+    for name in ("HELLO", "STATE", "PREDICT", "OUTPUT", "FAULT", "STOP", "PING", "PONG", "LANE"):
         assert f"| {getattr(wire, name)} | {name} |" in page
     for code, input_type in enumerate(wire.INPUT_TYPES):
         assert re.search(rf"\b{code}\s+{input_type}", page)
-    assert "version 1.0" in page and (wire.MAJOR, wire.MINOR) == (1, 0)
+    assert "version 1.1" in page and (wire.MAJOR, wire.MINOR) == (1, 1)
+    assert f"{wire.LANE_BODY_BYTES:,} bytes" in page and wire.MAX_LANE_FRAME_BYTES == 64 * 2**20 and "64 MiB" in page
     assert "2³⁰" in page and wire.MAX_BODY_BYTES == 2**30
     assert "2²⁰" in page and MAX_INPUTS == 2**20
     assert f"{wire.MAX_REASON_CHARS} characters" in page

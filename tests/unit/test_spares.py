@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def test_spares_are_as_many_as_the_widest_model_has_replicas_within_the_cores() 
 def test_daemon_that_serves_nothing_keeps_no_spare() -> None:
     assert spares_wanted([], cores=8) == 0
     assert spares_wanted([0, 0], cores=8) == 0
+
+
+def test_birthmark_tells_of_lowered_limits() -> None:
+    plain = birthmark({}, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    try:
+        assert birthmark({}, 1) != plain
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_birthmark_tells_threads_and_environments_apart() -> None:

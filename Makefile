@@ -35,7 +35,7 @@ help:  ## Show this list.
 demo: $(INSTALLED)  ## Run the main job: publish, serve, switch under load, refuse, roll back.
 	$(BIN)/clipperfs demo
 
-test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. Under ten minutes on two cores.
+test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. About twenty minutes on two cores.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
 
 test-integration: $(INSTALLED)  ## Run the tests that start real storage servers (Ceph from Debian's packages, HDFS) and the long proofs; what cannot start is counted.

@@ -119,7 +119,8 @@ def _may_differ(codec: InputCodec, body: bytes, found: list[bytes]) -> bool:
     except (ValueError, RecursionError):
         return False
     if codec.input_type == "ints":
-        plain = {name: _whole(value) for name, value in plain.items()}
+        # Not fields that are passed over: they may be nested deeper than can be walked.
+        plain = {name: _whole(value) for name, value in plain.items() if name in ("input", "input_batch")}
     try:
         values = [plain["input"]] if "input" in plain else plain["input_batch"]
         return [encode_input(value, codec.input_type)[0] for value in values] == found  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from clipperfs import wire
 
 BACKLOG: Final = 256
 MAX_OFFERS: Final = 4096
+ACCEPT_AGAIN_S: Final = 1.0
 MAX_UNSENT_BYTES: Final = 4 * wire.LANE_BODY_BYTES
 """A replica that has more than this still to read is sent further batches over ZeroMQ."""
 
@@ -66,11 +67,21 @@ class LaneHub:
             lane.close()
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        try:
             connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: Lane(self), connection))
-            task.add_done_callback(_note_failure)
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError:  # no descriptor left: asking again at once would only burn a core
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(ACCEPT_AGAIN_S, self._listen_again)
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: Lane(self), connection))
+        task.add_done_callback(_note_failure)
+
+    def _listen_again(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept)
 
     def join(self, lane: Lane, token: str) -> bytes | None:
         """Return the identity that a token was given to, or None for one that was given to nobody."""

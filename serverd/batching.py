@@ -49,8 +49,8 @@ def bearable_rows(limit: int, predict_s: float, replicas: int, slo_s: float) -> 
     """
     if predict_s <= 0.0:
         return MAX_QUEUED
-    batches = WAIT_SHARE * slo_s / predict_s - BATCHES_AHEAD
-    return min(MAX_QUEUED, max(limit * max(1, replicas), int(batches * limit * replicas)))
+    rounds = int(WAIT_SHARE * slo_s / predict_s) - BATCHES_AHEAD
+    return min(MAX_QUEUED, max(1, rounds) * limit * max(1, replicas))
 
 
 class BatchLimit:

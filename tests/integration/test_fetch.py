@@ -143,12 +143,14 @@ def test_killed_fetch_goes_on_where_it_was(site: Site) -> None:
     with pytest.raises(StorageUnavailable):
         site.fetch()
     assert partial_of(site, "host", BIG).stat().st_size == 12 * RANGE
+    other_is_whole = (site.registry("host").cache.root / "blobs" / "sha256" / digest_bytes(OTHER)).exists()
     site.registry("host").cache.evict(limit_bytes=0)  # upkeep runs in between
     site.store.before = lambda key, start: None
     site.store.ranges.clear()
     assert site.fetch() == BIG
-    assert {name for name, _, _ in site.store.ranges} == {"big.bin"}, "what had arrived whole is not read again"
-    assert min(start for _, start, _ in site.store.ranges) == 12 * RANGE
+    read_again = {name for name, _, _ in site.store.ranges}
+    assert read_again == {"big.bin"} | (set() if other_is_whole else {"other.bin"}), "what is whole is not read again"
+    assert min(start for name, start, _ in site.store.ranges if name == "big.bin") == 12 * RANGE
     assert not list((site.registry("host").cache.root / "partial").iterdir())
 
 

@@ -20,8 +20,12 @@ export PIP_ROOT_USER_ACTION := ignore
 BIN := $(abspath $(VENV))/bin
 # Installed once for this content of the packaging files at this place: times of files say nothing after a clone,
 # and an environment that moved with its checkout would go on importing from the old place.
-# One environment for everything: what mypy finds depends on what is installed.
-FINGERPRINT := $(shell { pwd; cat setup.cfg constraints.txt; } | sha256sum | cut -c1-16)
+# One environment for everything: what mypy finds depends on what is installed. The compiled modules are installed again
+# when any of them has changed (COMPILED=no leaves them as they are, for work on one of them).
+COMPILED ?= yes
+MODULES := $(shell sed -n '/^\[compiled\]/,$$s/^    clipperfs\.//p' setup.cfg | tr . /)
+SOURCES := $(foreach module,$(MODULES),$(firstword $(wildcard $(module).py clipperfs/$(module).py)))
+FINGERPRINT := $(shell { pwd; echo $(COMPILED); cat setup.cfg setup.py pyproject.toml constraints.txt $(SOURCES); } | sha256sum | cut -c1-16)
 INSTALLED := $(VENV)/.installed-$(FINGERPRINT)
 # clipperfs/ with its siblings inside it, as an installed package has them. mypy and import-linter follow folders,
 # not the import hook of an editable install.
@@ -72,6 +76,7 @@ fuzz: $(INSTALLED)  ## Try FUZZ_RUNS=1000000 inputs each on the HTTP side and on
 
 clean:  ## Remove the environment and everything that was generated.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .demo .fuzz
+	find . -name '*.so' -not -path './.*' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 tree: $(INSTALLED)
@@ -84,5 +89,6 @@ $(INSTALLED):
 	@{ grep -qF "$(abspath $(VENV))" $(VENV)/bin/activate && $(BIN)/python -c ''; } 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "making $(VENV) failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing clipperfs[test,lint] into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --editable '.[test,lint]' --constraint constraints.txt
+	@find . -name '*.so' -not -path './.*' -delete  # of other sources, or of another Python
+	@CLIPPERFS_COMPILED=$(COMPILED) $(BIN)/python -m pip install --quiet --editable '.[test,lint]' --constraint constraints.txt
 	@rm -f $(VENV)/.installed-* && touch $@

@@ -122,7 +122,7 @@ class PredictPath:
         self.connections = [server() for _ in range(connections)]
         self.clients = [Client() for _ in range(connections)]
         for connection, client in zip(self.connections, self.clients, strict=True):
-            connection.connection_made(client)  # type: ignore[arg-type]
+            connection.connection_made(client)
             connection.data_received(self.request)  # its head is learned from the first request
             connection.first = None
 

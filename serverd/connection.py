@@ -38,8 +38,8 @@ class RefusedError(Exception):
     """Ends a parse from inside one of its callbacks; the reason is in the connection's ``refusal``."""
 
 
-class HttpConnection(asyncio.Protocol):
-    """One client's connection.
+class HttpConnection:
+    """One client's connection: an ``asyncio.Protocol`` in all but name, because an interpreted base cannot be compiled.
 
     Most clients send the same head with every request of a connection. Once httptools has accepted one, requests that
     repeat it byte for byte but for the digits of Content-Length, and that arrive whole, are not parsed again.

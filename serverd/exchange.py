@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from .http_status import REASONS
+
+if TYPE_CHECKING:
+    from .connection import HttpConnection
 
 JSON: Final = b"application/json"
 MAX_STREAM_BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -36,20 +39,22 @@ def error_body(error: str, cause: str) -> bytes:
     return msgspec.json.encode({"error": error, "cause": cause})
 
 
-class Exchange(msgspec.Struct, eq=False):
+class Exchange:
     """One request that waits for its reply. One of ``send``, ``reply``, ``reply_json``, ``fail``, ``stream`` is called.
 
     Guarantees: replies leave in the order of the requests; only the first reply to a request counts; a reply to a
-    client that has gone is dropped; no method raises because of the client. A Struct because one is made for each
-    request, and that is the cheapest object to make.
+    client that has gone is dropped; no method raises because of the client.
     """
 
-    connection: Any
-    """The ``HttpConnection``; None once the reply has left or the client has gone."""
-    flags: int
-    raw: bytes | None = None
-    """What is to leave when the replies before this one have left."""
-    stream_reply: StreamReply | None = None
+    __slots__ = ("connection", "flags", "raw", "stream_reply")
+
+    def __init__(self, connection: HttpConnection, flags: int) -> None:
+        self.connection: HttpConnection | None = connection
+        """None once the reply has left or the client has gone."""
+        self.flags = flags
+        self.raw: bytes | None = None
+        """What is to leave when the replies before this one have left."""
+        self.stream_reply: StreamReply | None = None
 
     def send(self, raw: bytes) -> None:
         """Send a whole reply in the form that ``build_reply`` gives: a status line first, no Connection header."""

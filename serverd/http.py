@@ -69,8 +69,8 @@ class HttpServer:
         self._timer: asyncio.TimerHandle | None = None
         self._linger_ticks = 0
 
-    def __call__(self) -> HttpConnection:
-        """Return a new connection."""
+    def __call__(self) -> Any:
+        """Return a new ``HttpConnection``. (The types of asyncio ask for a class that inherits from theirs.)"""
         return HttpConnection(self)
 
     def start(self) -> None:

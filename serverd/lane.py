@@ -76,8 +76,11 @@ class LaneHub:
             self._loop.call_later(ACCEPT_AGAIN_S, self._listen_again)
             return
         connection.setblocking(False)
-        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: Lane(self), connection))
+        task = self._loop.create_task(self._loop.connect_accepted_socket(self._new_lane, connection))
         task.add_done_callback(_note_failure)
+
+    def _new_lane(self) -> Any:
+        return Lane(self)
 
     def _listen_again(self) -> None:
         if self._listener.fileno() >= 0:
@@ -104,8 +107,8 @@ class LaneHub:
             self._on_lost(lane.identity)
 
 
-class Lane(asyncio.Protocol):
-    """One replica's lane."""
+class Lane:
+    """One replica's lane: an ``asyncio.Protocol`` in all but name, because an interpreted base cannot be compiled."""
 
     __slots__ = ("_cutter", "_hub", "_transport", "identity")
 

@@ -6,8 +6,6 @@ from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Final
 
-import msgspec
-
 from .counters import LATENCY_BOUNDS_S, AppCounter
 from .query import answer_body, batch_body, default_body, reply_head
 
@@ -45,28 +43,55 @@ class QueryOwner:
         self.counter = counter
 
 
-class Query(msgspec.Struct, eq=False, gc=False):
-    """One input that leases one version until it is answered. A Struct because that is the cheapest object to make.
+class Query:
+    """One input that leases one version until it is answered.
 
-    It is not known to the garbage collector: whoever makes it part of a cycle must break that cycle (``followers`` do
-    not refer to their leader; an exchange knows nothing of its query).
+    One is made for each request, and nobody looks for cycles while requests come: whoever makes it part of a cycle
+    must break that cycle (``followers`` do not refer to their leader; an exchange knows nothing of its query).
     """
 
-    owner: QueryOwner
-    version: ServedVersion
-    packed: bytes
-    number: int
-    arrived: float
-    deadline: float
-    sink: Exchange | BatchReply
-    index: int
-    """Its place in a batch reply, -1 alone."""
-    key: bytes | None = None
-    """Its key in the prediction cache."""
-    followers: list[Query] | None = None
-    """Queries of the same key that wait for its output instead of being predicted themselves."""
-    attempts: int = 0
-    is_done: bool = False
+    __slots__ = (
+        "arrived",
+        "attempts",
+        "deadline",
+        "followers",
+        "index",
+        "is_done",
+        "key",
+        "number",
+        "owner",
+        "packed",
+        "sink",
+        "version",
+    )
+
+    def __init__(
+        self,
+        owner: QueryOwner,
+        version: ServedVersion,
+        packed: bytes,
+        number: int,
+        arrived: float,
+        deadline: float,
+        sink: Exchange | BatchReply,
+        index: int,
+        key: bytes | None = None,
+    ) -> None:
+        self.owner = owner
+        self.version = version
+        self.packed = packed
+        self.number = number
+        self.arrived = arrived
+        self.deadline = deadline
+        self.sink = sink
+        self.index = index
+        """Its place in a batch reply, -1 alone."""
+        self.key = key
+        """Its key in the prediction cache."""
+        self.followers: list[Query] | None = None
+        """Queries of the same key that wait for its output instead of being predicted themselves."""
+        self.attempts = 0
+        self.is_done = False
 
     is_canary: ClassVar[bool] = False
     """Whether a rollout gave it to the candidate, so that the active version may answer it as well."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from clipperfs.errors import InvalidInput
 from clipperfs.replica.encode import encode_input, output_text
 
+from .predict_body import PredictBody
 from .quick import quick_packer
-
-Value = TypeVar("Value")
 
 JSON_ERROR: Final = "Json error"
 QUERY_ERROR: Final = "Query processing error"
@@ -33,15 +31,6 @@ class BadQueryError(Exception):
         super().__init__(cause)
         self.error = error
         self.cause = cause
-
-
-class PredictBody(msgspec.Struct, Generic[Value], gc=False):
-    """What a client sends. Unknown fields are passed over; of a field given twice the last counts."""
-
-    input: Value | UnsetType = UNSET
-    input_batch: list[Value] | UnsetType = UNSET
-    version: str | None = None
-    key: str | None = None
 
 
 class InputCodec:

@@ -43,18 +43,42 @@ class StagedRollout:
         return candidate.live < SHADOW_LIVE and candidate.queue.size_bytes < SHADOW_QUEUED_BYTES
 
 
-class CanaryQuery(Query, eq=False, gc=False):
+class CanaryQuery(Query):
     """A query that the candidate answers; if it cannot, the active version does."""
+
+    __slots__ = ()
 
     is_canary: ClassVar[bool] = True
     may_lead: ClassVar[bool] = False
 
 
-class ShadowedQuery(Query, eq=False, gc=False, kw_only=True):
+class ComparedQuery(Query):
+    """A query whose output is compared with another's."""
+
+    __slots__ = ("comparison",)
+
+    may_lead: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        owner: QueryOwner,
+        version: ServedVersion,
+        packed: bytes,
+        number: int,
+        arrived: float,
+        deadline: float,
+        sink: Exchange | BatchReply,
+        index: int,
+        comparison: Comparison,
+    ) -> None:
+        super().__init__(owner, version, packed, number, arrived, deadline, sink, index)
+        self.comparison = comparison
+
+
+class ShadowedQuery(ComparedQuery):
     """A query that the active version answers as always, and whose output is then compared."""
 
-    comparison: Comparison
-    may_lead: ClassVar[bool] = False
+    __slots__ = ()
 
     def answer(self, output: bytes, now: float) -> None:
         """Give the prediction first, then see to the comparison."""
@@ -62,11 +86,10 @@ class ShadowedQuery(Query, eq=False, gc=False, kw_only=True):
         self.comparison.take(output)
 
 
-class ShadowCopy(Query, eq=False, gc=False, kw_only=True):
+class ShadowCopy(ComparedQuery):
     """The copy of a query that goes to the candidate: it is answered to nobody."""
 
-    comparison: Comparison
-    may_lead: ClassVar[bool] = False
+    __slots__ = ()
 
     @property
     def is_gone(self) -> bool:

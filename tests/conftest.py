@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import interpreted
+
 MARK = "PYTEST_OF_CLIPPERFS"
 """Every process that a test starts inherits it, so that those which outlive the session are found."""
 
@@ -28,6 +30,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session a home of its own for state, caches and sockets, away from those of the user."""
+    stale = interpreted.find_stale()
+    if stale:
+        pytest.exit(f"changed since they were compiled: {', '.join(stale)}. 'make test' compiles them again", 2)
     # Directly in /tmp: the path of a unix socket has at most 107 bytes.
     place = Path(tempfile.mkdtemp(prefix="cfs-", dir="/tmp"))
     _places.append(place)

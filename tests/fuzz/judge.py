@@ -89,7 +89,7 @@ def _connect(site: Site) -> tuple[HttpConnection, FakeTransport]:
     site.reset()
     connection = site.server()
     transport = FakeTransport()
-    connection.connection_made(transport)  # type: ignore[arg-type]
+    connection.connection_made(transport)
     return connection, transport
 
 
@@ -158,7 +158,7 @@ def _judge_rough(site: Site, stream: bytes, plan: Random) -> tuple[int, int]:
     clients = []
     for _ in range(count):
         connection, transport = site.server(), FakeTransport()
-        connection.connection_made(transport)  # type: ignore[arg-type]
+        connection.connection_made(transport)
         clients.append((connection, transport, iter(cut(stream, plan))))
     drains = plan.random() < 0.15
     for _ in range(12 * count):

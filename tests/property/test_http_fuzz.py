@@ -80,6 +80,6 @@ def test_site_is_the_frontend_itself() -> None:
     site, transport = Site(), FakeTransport()
     with running(site.loop):
         connection = site.server()
-        connection.connection_made(transport)  # type: ignore[arg-type]
+        connection.connection_made(transport)
         connection.data_received(b'POST /ints/predict HTTP/1.1\r\nContent-Length: 13\r\n\r\n{"input":[1]}')
     assert b"Clipperfs-Version: 1\r\n" in transport.written

@@ -79,7 +79,7 @@ class Site:
     def connect(self) -> tuple[HttpConnection, FakeTransport]:
         connection = self.server()
         transport = FakeTransport()
-        connection.connection_made(transport)  # type: ignore[arg-type]
+        connection.connection_made(transport)
         return connection, transport
 
 

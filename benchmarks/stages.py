@@ -115,7 +115,7 @@ class PredictPath:
         body = json.dumps({"input": [round(numbers.random(), 4) for _ in range(features)]}).encode()
         head = b"POST /%b/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
         self.request = head % (model.encode(), len(body)) + body
-        self.arrived: list[tuple[Exchange, bytes]] = []
+        self.arrived: list[tuple[Exchange, wire.Body]] = []
         server = HttpServer(lambda *_: None)
         self.answer = handler.posts[b"/%b/predict" % model.encode()]
         server.posts = {b"/%b/predict" % model.encode(): lambda exchange, body: self.arrived.append((exchange, body))}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
+from clipperfs.wire import Packed
+
 
 class Cohort:
     """The keys that a rollout concerns.
@@ -27,7 +29,7 @@ class Cohort:
         # x * 10000 < h * 2**64 for integers, with the division done once
         self._threshold = -(-(hundredths(percent) << 64) // 10_000)
 
-    def __contains__(self, key: bytes) -> bool:
+    def __contains__(self, key: Packed) -> bool:
         """Say whether a query with this key is in the cohort."""
         digest = self._start.copy()
         digest.update(key)

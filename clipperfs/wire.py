@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -60,6 +60,12 @@ LANE_BODY_BYTES: Final = 256 * 1024
 MAX_LANE_FRAME_BYTES: Final = 64 * 1024 * 1024
 ALIGNMENT: Final = 8
 """A body begins at a multiple of this in its frame, so that arrays can be used where they lie."""
+
+
+Body: TypeAlias = bytes | bytearray
+"""A body of HTTP. A large one is handed on as it was gathered."""
+Packed: TypeAlias = bytes | bytearray | memoryview
+"""A packed input: a large one may be a body as it came, or a view of one."""
 
 
 class WireError(Exception):

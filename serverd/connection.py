@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import httptools
 
+from clipperfs.wire import Body
+
 from .exchange import BARE, LAST, OLD, Exchange
 from .form import BodyForm, read_form
 
@@ -307,7 +309,7 @@ class HttpConnection:
         if not self.body:
             self.body = data
             return
-        if type(self.body) is bytes:
+        if isinstance(self.body, bytes):
             self.body = bytearray(self.body)
         self.body += data
 
@@ -329,7 +331,7 @@ class HttpConnection:
             body = bytes(body)
         self._handle(Exchange(self, flags), method, self.target, body, form)
 
-    def _handle(self, exchange: Exchange, method: bytes, target: bytes, body: bytes, form: BodyForm | None) -> None:
+    def _handle(self, exchange: Exchange, method: bytes, target: bytes, body: Body, form: BodyForm | None) -> None:
         server = self.server
         server.requests += 1
         self.phase = IDLE

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from clipperfs.wire import Body, Packed
+
 from .query import MAX_BATCH_INPUTS, QUERY_ERROR, BadQueryError, InputCodec
 
 RAW_TYPES: Final = (b"application/octet-stream", b"image/", b"audio/", b"video/")
@@ -79,7 +81,7 @@ def read_form(headers: Mapping[bytes, bytes]) -> BodyForm | None:
     return None if form == BodyForm() else form
 
 
-def decompress(body: bytes, encoding: bytes, limit_bytes: int) -> bytes:
+def decompress(body: Body, encoding: bytes, limit_bytes: int) -> bytes:
     """Return a body as it was before it was compressed. Takes time: not for large bodies on the loop.
 
     Guarantees: never holds more than the body, what comes out of it, and ``STEP_BYTES``; what comes out is held once.
@@ -97,7 +99,7 @@ def decompress(body: bytes, encoding: bytes, limit_bytes: int) -> bytes:
                             "gzip and zstd are")  # fmt: skip
 
 
-def _gunzip(body: bytes, limit_bytes: int) -> bytes:
+def _gunzip(body: Body, limit_bytes: int) -> bytes:
     out = bytearray()
 
     def inflate(member: Any, piece: memoryview | bytes) -> int:
@@ -116,7 +118,7 @@ def _gunzip(body: bytes, limit_bytes: int) -> bytes:
     return cast(bytes, out)  # large: handed on as it is
 
 
-def _unzstd(body: bytes, limit_bytes: int) -> bytes:
+def _unzstd(body: Body, limit_bytes: int) -> bytes:
     try:
         import zstandard
     except ImportError:
@@ -145,7 +147,7 @@ def _unzstd(body: bytes, limit_bytes: int) -> bytes:
     return cast(bytes, out)  # large: handed on as it is
 
 
-def _unzstd_at_once(zstandard: Any, decoder: Any, body: bytes, limit_bytes: int) -> bytes | None:
+def _unzstd_at_once(zstandard: Any, decoder: Any, body: Body, limit_bytes: int) -> bytes | None:
     """Return what a single frame holds that says how much that is, as most do; None for any other body."""
     size = zstandard.frame_content_size(body)
     if size <= 0:  # not said; or nothing, and then it would not look at what follows
@@ -159,7 +161,7 @@ def _unzstd_at_once(zstandard: Any, decoder: Any, body: bytes, limit_bytes: int)
 
 
 def _read_members(
-    body: bytes, begin: Callable[[], Any], inflate: Callable[[Any, memoryview], int], encoding: str
+    body: Body, begin: Callable[[], Any], inflate: Callable[[Any, memoryview], int], encoding: str
 ) -> None:
     """Hand the members (RFC 1952 §2.2) or frames of a body to ``inflate``, one behind the other, in pieces.
 
@@ -185,7 +187,7 @@ def _too_large(limit_bytes: int) -> BadBodyError:
     return BadBodyError(413, cause)
 
 
-def raw_inputs(body: bytes, form: BodyForm, codec: InputCodec) -> list[bytes] | bytes:
+def raw_inputs(body: Body, form: BodyForm, codec: InputCodec) -> list[Packed] | Packed:
     """Return the packed inputs of a raw body: a list when the shape has rows, else the one input.
 
     Raises:
@@ -239,7 +241,7 @@ def raw_inputs(body: bytes, form: BodyForm, codec: InputCodec) -> list[bytes] | 
     return [rows_of[start : start + size] for start in range(0, len(body), size)] if size else [b""] * count
 
 
-def _check_text(body: bytes) -> None:
+def _check_text(body: Body) -> None:
     try:
         body.decode()
     except UnicodeDecodeError as error:

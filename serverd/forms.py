@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
+from clipperfs.wire import Body
+
 from .exchange import Exchange
 from .form import BODY_ERROR, BadBodyError, BodyForm, decompress, raw_inputs
 from .predict import PredictHandler
@@ -31,7 +33,7 @@ class FormHandler:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def handle(self, path: bytes, exchange: Exchange, body: bytes, form: BodyForm) -> None:
+    def handle(self, path: bytes, exchange: Exchange, body: Body, form: BodyForm) -> None:
         """Answer one request to an application's path, now or later."""
         if form.media == b"multipart":
             exchange.fail(
@@ -72,7 +74,7 @@ class FormHandler:
 
         task.add_done_callback(finish)
 
-    def _answer(self, path: bytes, exchange: Exchange, body: bytes, form: BodyForm, arrived: float) -> None:
+    def _answer(self, path: bytes, exchange: Exchange, body: Body, form: BodyForm, arrived: float) -> None:
         entry = self._predict.routes.get(path)  # now: the table may have changed while a thread had the body
         if entry is None:
             exchange.fail(404, "Not found", "the application was deleted a moment ago")

@@ -20,6 +20,8 @@ from typing import Any, Final
 
 import uvloop
 
+from clipperfs.wire import Body
+
 from . import control
 from .cache import PredictionCache
 from .counters import Counters
@@ -122,7 +124,7 @@ class Frontend:
 
     # -- HTTP
 
-    def handle(self, exchange: Exchange, method: bytes, target: bytes, body: bytes) -> None:
+    def handle(self, exchange: Exchange, method: bytes, target: bytes, body: Body) -> None:
         """Answer one request."""
         route = self._predict.routes.get(target)
         if route is not None and method == b"POST":
@@ -130,7 +132,7 @@ class Frontend:
         else:
             self._handle_other(exchange, method, target.partition(b"?")[0], body)
 
-    def handle_form(self, exchange: Exchange, method: bytes, target: bytes, body: bytes, form: BodyForm) -> None:
+    def handle_form(self, exchange: Exchange, method: bytes, target: bytes, body: Body, form: BodyForm) -> None:
         """Answer one request whose body is not plain JSON."""
         path = target.partition(b"?")[0]
         if method == b"POST" and path in self._predict.routes:
@@ -138,7 +140,7 @@ class Frontend:
         else:
             self._handle_other(exchange, method, path, body)
 
-    def _handle_other(self, exchange: Exchange, method: bytes, path: bytes, body: bytes) -> None:
+    def _handle_other(self, exchange: Exchange, method: bytes, path: bytes, body: Body) -> None:
         route = self._predict.routes.get(path)
         if route is not None:
             if method == b"POST":

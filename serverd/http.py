@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from clipperfs.wire import Body
+
 from .connection import HttpConnection
 from .exchange import Exchange
 from .form import BodyForm
 
-Handler: TypeAlias = Callable[[Exchange, bytes, bytes, bytes], None]
-FormHandler: TypeAlias = Callable[[Exchange, bytes, bytes, bytes, BodyForm], None]
+Handler: TypeAlias = Callable[[Exchange, bytes, bytes, Body], None]
+FormHandler: TypeAlias = Callable[[Exchange, bytes, bytes, Body, BodyForm], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class HttpServer:
         self, handler: Handler, limits: HttpLimits | None = None, form_handler: FormHandler | None = None
     ) -> None:
         self.handler = handler
-        self.posts: Mapping[bytes, Callable[[Exchange, bytes], None]] = {}
+        self.posts: Mapping[bytes, Callable[[Exchange, Body], None]] = {}
         """What answers a POST of a plain body to exactly this target, ahead of the handler."""
         self.form_handler = form_handler
         """Takes the bodies that are not plain JSON; without one, compressed bodies are refused."""

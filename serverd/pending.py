@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from clipperfs.wire import Packed
+
 from .counters import LATENCY_BOUNDS_S, AppCounter
 from .query import answer_body, batch_body, default_body, reply_head
 
@@ -69,7 +71,7 @@ class Query:
         self,
         owner: QueryOwner,
         version: ServedVersion,
-        packed: bytes,
+        packed: Packed,
         number: int,
         arrived: float,
         deadline: float,
@@ -79,7 +81,7 @@ class Query:
     ) -> None:
         self.owner = owner
         self.version = version
-        self.packed = packed
+        self.packed: Packed = packed
         self.number = number
         self.arrived = arrived
         self.deadline = deadline

@@ -14,6 +14,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from clipperfs.wire import Body, Packed
+
 from .query import MAX_BATCH_INPUTS, QUERY_ERROR, REFUSALS, BadQueryError, InputCodec
 
 LARGE_BYTES: Final = 256 * 1024
@@ -36,7 +38,7 @@ SPACE: Final = re.compile(rb"[ \t\r\n]{0,64}")
 class PiecewiseQuery:
     """What a large body says: one packed input or several, and the fields beside them."""
 
-    inputs: bytes | list[bytes]
+    inputs: Packed | list[Packed]
     version: str | None
     key: str | None
 
@@ -49,7 +51,7 @@ Raises BadQueryError for a body that says nothing.
 Outcome: TypeAlias = PiecewiseQuery | BadQueryError | None
 
 
-def read_pieces(body: bytes, codec: InputCodec) -> Reading:
+def read_pieces(body: Body, codec: InputCodec) -> Reading:
     """Read a body of numbers or of base64, piece by piece. Pure but for the time that passes between two pieces."""
     head = HEAD.match(body)
     if head is None or codec.input_type == "strings":
@@ -57,7 +59,7 @@ def read_pieces(body: bytes, codec: InputCodec) -> Reading:
     is_batch = head[1] == b"input_batch"
     read = _read_base64 if codec.input_type == "bytes" else _read_numbers
     start = head.end()
-    inputs: list[bytes] = []
+    inputs: list[Packed] = []
     at = start
     if is_batch:
         if body[at : at + 1] != b"[":
@@ -96,7 +98,7 @@ def read_pieces(body: bytes, codec: InputCodec) -> Reading:
 
 
 def _read_fields(
-    body: bytes, start: int, end: int, codec: InputCodec, is_batch: bool
+    body: Body, start: int, end: int, codec: InputCodec, is_batch: bool
 ) -> tuple[str | None, str | None] | None:
     """Return the version and the key of a body whose inputs lie between two places; None where that is not all."""
     tail = body[end:]
@@ -110,7 +112,7 @@ def _read_fields(
     return rest.version, rest.key
 
 
-def _read_numbers(body: bytes, at: int, codec: InputCodec, packed: bytearray) -> Generator[None, None, int]:
+def _read_numbers(body: Body, at: int, codec: InputCodec, packed: bytearray) -> Generator[None, None, int]:
     """Pack the numbers of the list that begins at ``at``. Returns the place after it, or -1: it is no plain list."""
     if body[at : at + 1] != b"[":
         return -1
@@ -122,7 +124,7 @@ def _read_numbers(body: bytes, at: int, codec: InputCodec, packed: bytearray) ->
         if end < 0 and stop < 0:
             return -1
         piece = body[at : end if end >= 0 else stop]
-        part = _pack(b'{"input":[%b]}' % piece, codec, at)
+        part = _pack(b'{"input":[' + piece + b"]}", codec, at)
         if not part:
             return -1  # no number at all: an empty list, or a comma too many
         packed += part
@@ -144,7 +146,7 @@ def _pack(text: bytes, codec: InputCodec, at: int) -> bytes:
         raise BadQueryError(found.error, cause) from None
 
 
-def _read_base64(body: bytes, at: int, codec: InputCodec, packed: bytearray) -> Generator[None, None, int]:
+def _read_base64(body: Body, at: int, codec: InputCodec, packed: bytearray) -> Generator[None, None, int]:
     """Append the bytes of the text that begins at ``at``. Returns the place after it, or -1: it is no plain base64."""
     if body[at : at + 1] != b'"':
         return -1
@@ -155,7 +157,7 @@ def _read_base64(body: bytes, at: int, codec: InputCodec, packed: bytearray) -> 
         if end >= 0:
             piece = piece[:end]
         try:
-            part = codec.pack(codec.decode(b'{"input":"%b"}' % piece).input)
+            part = codec.pack(codec.decode(b'{"input":"' + piece + b'"}').input)
         except REFUSALS:
             return -1
         if end < 0 and (not piece or 4 * len(part) != 3 * len(piece)):
@@ -167,7 +169,7 @@ def _read_base64(body: bytes, at: int, codec: InputCodec, packed: bytearray) -> 
         yield
 
 
-def _skip_space(body: bytes, at: int) -> int:
+def _skip_space(body: Body, at: int) -> int:
     found = SPACE.match(body, at)
     return at if found is None else found.end()
 

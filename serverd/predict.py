@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
+from clipperfs.wire import Body, Packed
+
 from .cache import PredictionCache
 from .compare import Comparison
 from .counters import Counters
@@ -97,7 +99,7 @@ class PredictHandler:
 
     def __init__(self, dispatcher: Dispatcher, cache: PredictionCache, first_query_id: int) -> None:
         self.routes: dict[bytes, AppEntry] = {}
-        self.posts: dict[bytes, Callable[[Exchange, bytes], None]] = {}
+        self.posts: dict[bytes, Callable[[Exchange, Body], None]] = {}
         """By target: what answers a plain body."""
         self._followed: tuple[RoutingTable, dict[tuple[str, str], ServedVersion]] = (RoutingTable(), {})
         """The table of the moment, and what serves each (model, version) of it."""
@@ -153,7 +155,7 @@ class PredictHandler:
         return limiter
 
     def handle(
-        self, entry: AppEntry, exchange: Exchange, body: bytes, pin: str | None = None, key: str | None = None
+        self, entry: AppEntry, exchange: Exchange, body: Body, pin: str | None = None, key: str | None = None
     ) -> None:
         """Answer one request, now or later. ``pin`` and ``key``: what headers say, where the body says nothing."""
         arrived = monotonic()
@@ -170,7 +172,7 @@ class PredictHandler:
         self._handle_whole(entry, exchange, body, pin, key, arrived)
 
     def _handle_whole(
-        self, entry: AppEntry, exchange: Exchange, body: bytes, pin: str | None, key: str | None, arrived: float
+        self, entry: AppEntry, exchange: Exchange, body: Body, pin: str | None, key: str | None, arrived: float
     ) -> None:
         codec = entry.codec
         try:
@@ -201,7 +203,7 @@ class PredictHandler:
         else:
             self._default(entry, exchange, -1, entry.reason, entry.explanation)
 
-    def _handle_large(self, entry: AppEntry, exchange: Exchange, body: bytes, pin: str | None, key: str | None) -> None:
+    def _handle_large(self, entry: AppEntry, exchange: Exchange, body: Body, pin: str | None, key: str | None) -> None:
         """Read a body piece by piece, so that others are answered meanwhile; its time begins when that is done."""
 
         def finish(outcome: Outcome) -> None:
@@ -238,14 +240,14 @@ class PredictHandler:
             raise BadQueryError(QUERY_ERROR, "input_batch must not be empty")
         if len(values) > MAX_BATCH_INPUTS:
             raise BadQueryError(QUERY_ERROR, f"input_batch must not have more than {MAX_BATCH_INPUTS} elements")
-        inputs = [entry.codec.pack(value) for value in values]
+        inputs: list[Packed] = [entry.codec.pack(value) for value in values]
         self._handle_batch(entry, exchange, inputs, request.version, request.key, arrived)
 
     def handle_packed(
         self,
         entry: AppEntry,
         exchange: Exchange,
-        inputs: bytes | list[bytes],
+        inputs: Packed | list[Packed],
         pin: str | None,
         key: str | None,
         arrived: float,
@@ -272,7 +274,7 @@ class PredictHandler:
         self,
         entry: AppEntry,
         exchange: Exchange,
-        inputs: list[bytes],
+        inputs: list[Packed],
         pin: str | None,
         key: str | None,
         arrived: float,
@@ -301,7 +303,7 @@ class PredictHandler:
         self,
         owner: QueryOwner,
         version: ServedVersion,
-        packed: bytes,
+        packed: Packed,
         arrived: float,
         sink: Exchange | BatchReply,
         index: int,
@@ -339,7 +341,7 @@ class PredictHandler:
         self,
         entry: AppEntry,
         rollout: StagedRollout,
-        packed: bytes,
+        packed: Packed,
         key: str | None,
         arrived: float,
         sink: Exchange | BatchReply,

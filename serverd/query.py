@@ -10,6 +10,7 @@ import msgspec
 
 from clipperfs.errors import InvalidInput
 from clipperfs.replica.encode import encode_input, output_text
+from clipperfs.wire import Body, Packed
 
 from .predict_body import PredictBody
 from .quick import quick_packer
@@ -44,7 +45,7 @@ class InputCodec:
     __slots__ = ("decode", "element_bytes", "input_type", "pack", "quick")
 
     def __init__(
-        self, input_type: str, decode: Callable[[bytes], PredictBody[Any]], pack: Callable[[Any], bytes], size: int
+        self, input_type: str, decode: Callable[[Body], PredictBody[Any]], pack: Callable[[Any], bytes], size: int
     ) -> None:
         self.input_type = input_type
         self.decode = decode
@@ -53,7 +54,7 @@ class InputCodec:
         self.quick = quick_packer(input_type)
         """Packs a long body at once, or gives it back (``None``): see ``quick``."""
 
-    def explain(self, error: Exception, body: bytes) -> BadQueryError:
+    def explain(self, error: Exception, body: Body) -> BadQueryError:
         """Return what is wrong with a body that raised ``error``. Slow: looks at the inputs one by one."""
         if isinstance(error, RecursionError):
             return BadQueryError(JSON_ERROR, "the body is nested too deeply")
@@ -115,7 +116,7 @@ CODECS: Final[dict[str, InputCodec]] = {
 """By input type. ``bytes`` are base64 text."""
 
 
-def check_input(packed: bytes, codec: InputCodec, input_size: int | None, model: str | None) -> None:
+def check_input(packed: Packed, codec: InputCodec, input_size: int | None, model: str | None) -> None:
     """Refuse an input that is empty, or has another length than the model's.
 
     Raises:

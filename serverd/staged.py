@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from clipperfs.cohort import Cohort
+from clipperfs.wire import Packed
 
 from .compare import Comparison
 from .counters import AppCounter
@@ -63,7 +64,7 @@ class ComparedQuery(Query):
         self,
         owner: QueryOwner,
         version: ServedVersion,
-        packed: bytes,
+        packed: Packed,
         number: int,
         arrived: float,
         deadline: float,

@@ -55,7 +55,7 @@ class ReplicaTransport:
         self._loop.add_reader(self._fd, self._read)
         self._read_soon()
 
-    def send(self, identity: bytes, header: bytes, body: bytes) -> bool:
+    def send(self, identity: bytes, header: bytes, body: wire.Packed) -> bool:
         """Send a batch. Returns False when the replica is not connected, or does not take what it was sent before."""
         lane = self._lanes.get(identity)
         if lane is not None and len(body) <= wire.LANE_BODY_BYTES and lane.send(header, body):

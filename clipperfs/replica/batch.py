@@ -39,7 +39,7 @@ def unpack_batch(code: int, count: int, lengths: int | list[int], body: Any, byt
         if len(lengths) != count or not all(type(length) is int and length >= 0 for length in lengths):
             raise WireError("the lengths do not fit the number of inputs")
         total = sum(lengths)
-    elif type(lengths) is int and lengths >= 0:
+    elif isinstance(lengths, int) and not isinstance(lengths, bool) and lengths >= 0:
         total = lengths * count
     else:
         raise WireError(f"a length of {lengths!r}")

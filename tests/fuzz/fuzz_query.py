@@ -145,7 +145,7 @@ def check_raw(codec: InputCodec, body: bytes, form: BodyForm) -> None:
     if b"".join(parts) != body or len({len(part) for part in parts}) != 1 or len(parts[0]) % codec.element_bytes:
         raise Broken(f"the body became {inputs!r}")
     if codec.input_type == "strings":
-        parts[0].decode()
+        bytes(parts[0]).decode()
 
 
 def check_compressed(body: bytes, encoding: bytes) -> None:

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from clipperfs.wire import Packed
 from tests.property.frontend_world import Request, World
 from tests.scale import scaled
 
@@ -181,7 +182,7 @@ class DispatchMachine(RuleBasedStateMachine):
             body = {"input": [values[0]]} if len(values) == 1 else {"input_batch": [[value] for value in values]}
             self.world.handler.handle(entry, exchange, json.dumps(body).encode(), pin, key)
         else:
-            packed = [struct.pack("<d", value) for value in values]
+            packed: list[Packed] = [struct.pack("<d", value) for value in values]
             inputs = packed[0] if len(packed) == 1 else packed
             self.world.handler.handle_packed(entry, exchange, inputs, pin, key, self.loop.now)
         self.loop.settle()

@@ -18,6 +18,8 @@ from clipperfs.serverd.http import HttpLimits, HttpServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipperfs.wire import Body
+
 POST = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -70,7 +72,8 @@ class Site:
         self.asked: list[tuple[bytes, bytes, bytes]] = []
         self.exchanges: list[Exchange] = []
 
-    def handle(self, exchange: Exchange, method: bytes, target: bytes, body: bytes) -> None:
+    def handle(self, exchange: Exchange, method: bytes, target: bytes, content: Body) -> None:
+        body = bytes(content)
         self.asked.append((method, target, body))
         self.exchanges.append(exchange)
         if self.answer_now:
@@ -675,7 +678,7 @@ def test_handler_that_raises_costs_only_its_own_request(monkeypatch: pytest.Monk
     site = Site()
     plain: Callable[..., None] = site.handle
 
-    def handle(exchange: Exchange, method: bytes, target: bytes, body: bytes) -> None:
+    def handle(exchange: Exchange, method: bytes, target: bytes, body: Body) -> None:
         if body == b"no":
             raise ValueError("a bug")
         plain(exchange, method, target, body)

@@ -69,15 +69,14 @@ class Site:
     def __init__(self, answer_now: bool = True, **limits: Any) -> None:
         self.server = HttpServer(self.handle, replace(HttpLimits(tick_s=1.0), **limits))
         self.answer_now = answer_now
-        self.asked: list[tuple[bytes, bytes, bytes]] = []
+        self.asked: list[tuple[bytes, bytes, Body]] = []
         self.exchanges: list[Exchange] = []
 
-    def handle(self, exchange: Exchange, method: bytes, target: bytes, content: Body) -> None:
-        body = bytes(content)
+    def handle(self, exchange: Exchange, method: bytes, target: bytes, body: Body) -> None:
         self.asked.append((method, target, body))
         self.exchanges.append(exchange)
         if self.answer_now:
-            exchange.reply(200, body)
+            exchange.reply(200, bytes(body))
 
     def connect(self) -> tuple[HttpConnection, FakeTransport]:
         connection = self.server()

@@ -229,9 +229,12 @@ class Dispatcher:
         """Send a batch. Returns None when the replica cannot be reached."""
         size = version.element_bytes
         parts = [query.packed for query in queries]
-        lengths: int | list[int] = len(parts[0]) // size
-        if len(set(map(len, parts))) > 1:
-            lengths = [len(part) // size for part in parts]
+        first_bytes = len(parts[0])
+        lengths: int | list[int] = first_bytes // size
+        for part in parts:
+            if len(part) != first_bytes:
+                lengths = [len(part) // size for part in parts]
+                break
         number = self._next_batch
         header = wire.pack_header(wire.PREDICT, number, version.input_code, len(parts), lengths)
         body = parts[0] if len(parts) == 1 else b"".join(parts)  # one input is sent from where it lies
@@ -362,8 +365,7 @@ class Dispatcher:
         version = batch.version
         queries = batch.queries
         now = replica.last_heard
-        lengths = fields[3]
-        if len(frames) != 2 or not _are_lengths(lengths, len(queries), len(frames[1])):
+        if len(frames) != 2 or not _are_lengths(fields[3], len(queries), len(frames[1])):
             self._counters.dropped_messages += 1
             self._fail(batch, now)
             return
@@ -380,10 +382,12 @@ class Dispatcher:
         if version.queue.rows or version.retries:
             self._pump(version)  # before answering: the replica need not wait for that
         body = frames[1]
+        lengths: list[int] = fields[3]
         settled = start = 0
-        for query, length in zip(queries, lengths, strict=True):
-            output = body[start : start + length]
-            start += length
+        for index, query in enumerate(queries):  # as many as there are lengths
+            end = start + lengths[index]
+            output = body[start:end]
+            start = end
             if query.key is not None:
                 self._cache.put(query.key, output)
                 for follower in sharing.part(query):

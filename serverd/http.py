@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -52,7 +52,7 @@ class HttpServer:
         self, handler: Handler, limits: HttpLimits | None = None, form_handler: FormHandler | None = None
     ) -> None:
         self.handler = handler
-        self.posts: Mapping[bytes, Callable[[Exchange, Body], None]] = {}
+        self.posts: dict[bytes, Callable[[Exchange, Body], None]] = {}
         """What answers a POST of a plain body to exactly this target, ahead of the handler."""
         self.form_handler = form_handler
         """Takes the bodies that are not plain JSON; without one, compressed bodies are refused."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from clipperfs.wire import Packed
 
 from .counters import LATENCY_BOUNDS_S, AppCounter
+from .exchange import Exchange
 from .query import answer_body, batch_body, default_body, reply_head
 
 if TYPE_CHECKING:
-    from .exchange import Exchange
     from .limiter import AppLimiter
     from .served import ServedVersion
 
@@ -134,10 +134,10 @@ class Query:
 def give_answer(number: int, sink: Exchange | BatchReply, index: int, output: bytes, head: bytes) -> None:
     """Answer with an output; ``head`` names the version that gave it."""
     body = answer_body(number, output)
-    if index < 0:
-        sink.send(b"%b%d\r\n\r\n%b" % (head, len(body), body))  # type: ignore[union-attr]
+    if isinstance(sink, Exchange):
+        sink.send(b"%b%d\r\n\r\n%b" % (head, len(body), body))
     else:
-        sink.fill(index, body, head)  # type: ignore[union-attr]
+        sink.fill(index, body, head)
 
 
 def give_default(
@@ -146,10 +146,10 @@ def give_default(
     """Answer a query that never became one with the default output."""
     owner.counter.defaults[reason] += 1
     body = default_body(number, owner.default_output, explanation)
-    if index < 0:
-        sink.send(b"%b%d\r\n\r\n%b" % (PLAIN_HEAD, len(body), body))  # type: ignore[union-attr]
+    if isinstance(sink, Exchange):
+        sink.send(b"%b%d\r\n\r\n%b" % (PLAIN_HEAD, len(body), body))
     else:
-        sink.fill(index, body, None)  # type: ignore[union-attr]
+        sink.fill(index, body, None)
 
 
 class BatchReply:

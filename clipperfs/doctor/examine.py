@@ -58,7 +58,7 @@ def examine(workspace: Workspace, effort: Effort | None, *, state_dir: Path) -> 
     found.findings += [filesystem.durability(store), filesystem.watching(store)]
     found.findings += filesystem.room(store)
     found.findings += [host.cache(workspace.cache.root), host.daemon(state_dir, store.url)]
-    found.findings += host.plugins()
+    found.findings += [host.speed(), *host.plugins()]
     return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
+from clipperfs import wire
 from clipperfs.daemon_files import is_locked, running_daemon
 from clipperfs.doctor.filesystem import room_at
 from clipperfs.doctor.finding import Finding
@@ -40,6 +42,18 @@ def daemon(state_dir: Path, url: str) -> Finding:
     except ClipperfsError as error:
         return Finding("daemon", "warning", error.message, error.hint)
     return Finding("daemon", "note", "none runs on this host for this registry", f"clipperfs --registry {url} start")
+
+
+def speed() -> Finding:
+    """Say whether what a daemon is quick by is installed."""
+    missing = []
+    if wire.__file__.endswith(".py"):
+        missing.append("the way of a query is not compiled, and takes twice the processor time: install a C compiler")
+    if find_spec("simdjson") is None:
+        missing.append("long lists of JSON numbers are read at half the speed: add the extra fast")
+    if missing:
+        return Finding("speed", "note", "; ".join(missing), "pip install --force-reinstall 'clipperfs[fast]'")
+    return Finding("speed", "ok", "the way of a query is compiled, and simdjson reads long lists")
 
 
 def plugins() -> list[Finding]:

@@ -12,31 +12,52 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SOURCES = ["clipperfs", "serverd", "wrappers", "hooks", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"]
+from tests.interpreted import compiled_modules
 
-pytestmark = [pytest.mark.slow]
+ROOT = Path(__file__).parents[2]
+SOURCES = [
+    "clipperfs",
+    "serverd",
+    "wrappers",
+    "hooks",
+    "setup.cfg",
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def run(arguments: list[str | Path], *, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return subprocess.run(
-        arguments, cwd=cwd, env={**clean, **environment}, capture_output=True, text=True, timeout=110, check=False
+        arguments, cwd=cwd, env={**clean, **environment}, capture_output=True, text=True, timeout=390, check=False
     )
+
+
+def copy_sources(source: Path) -> Path:
+    """Copy what a build needs: it writes beside the sources."""
+    for name in SOURCES:
+        item = ROOT / name
+        if item.is_dir():
+            shutil.copytree(item, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        else:
+            shutil.copy(item, source / name)
+    return source
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy: a build writes beside the sources."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        item = ROOT / name
-        if item.is_dir():
-            shutil.copytree(item, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(item, source / name)
+    """Build the wheel from a copy."""
+    source, target = copy_sources(tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel")
     # Without isolation the build needs no network; setuptools is among the test requirements.
-    result = run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, source], cwd=source)
+    result = run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, source],
+        cwd=source,
+        CLIPPERFS_COMPILED="must",
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     [built] = target.glob("*.whl")
     return built
@@ -75,7 +96,40 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_puts_only_clipperfs_into_site_packages(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.partition("/")[0] for name in names} == {"clipperfs", wheel.name.split("-py3")[0] + ".dist-info"}
+    library = "clipperfs__mypyc" + sysconfig.get_config_var("EXT_SUFFIX")
+    metadata = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
+    assert {name.partition("/")[0] for name in names} == {"clipperfs", library, metadata}
+
+
+def test_installed_way_of_a_query_is_compiled(installed: Path, tmp_path: Path) -> None:
+    code = "import importlib, sys; print(*(importlib.import_module(name).__file__ for name in sys.argv[1:]), sep='\\n')"
+    result = run([installed / "python", "-c", code, *compiled_modules()], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    files = result.stdout.split()
+    assert len(files) == len(compiled_modules())
+    assert [name for name in files if not name.endswith(".so") or not name.startswith(str(installed.parent))] == []
+
+
+def test_wheel_without_compiling_is_for_every_machine_and_runs(tmp_path: Path) -> None:
+    source = copy_sources(tmp_path / "source")
+    result = run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source],
+        cwd=source,
+        CLIPPERFS_COMPILED="no",
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import clipperfs.serverd.frontend as one; print(one.__file__)"
+    result = run([sys.executable, "-S", "-c", code, wheel], cwd=tmp_path, PYTHONPATH=sysconfig.get_path("purelib"))
+    assert result.stdout.startswith(str(wheel)), result.stderr
+
+
+def test_unknown_wish_for_compiling_ends_the_build(tmp_path: Path) -> None:
+    source = copy_sources(tmp_path / "source")
+    result = run([sys.executable, "setup.py", "--version"], cwd=source, CLIPPERFS_COMPILED="maybe")
+    assert result.returncode != 0
+    assert "CLIPPERFS_COMPILED must be yes, no or must, not 'maybe'" in result.stderr
 
 
 def test_wheel_holds_every_module_of_the_checkout(wheel: Path) -> None:

@@ -66,16 +66,29 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
 PEER = Path(__file__).with_name("wire_peer.py")
 
 
+ROOT = Path(__file__).parents[2]
+FROM_SOURCES = f"""
+import runpy, sys
+sys.path.insert(0, {str(ROOT)!r})
+import tests.interpreted
+runpy.run_module("clipperfs.serverd.frontend", run_name="__main__")
+"""
+
+
 class Rig:
     """Plays the controller for one frontend, synchronously. Use as a context manager."""
 
-    def __init__(self, *options: str, index: int = 0, runtime: str | None = None, port: int = 0) -> None:
+    def __init__(
+        self, *options: str, index: int = 0, runtime: str | None = None, port: int = 0, interpreted: bool = False
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="cfs-", dir="/tmp")
         self.runtime = runtime or self._folder.name
         self.index = index
         ours, theirs = socket.socketpair()
         self.channel = ours
         command = [sys.executable, "-P", "-m", "clipperfs.serverd.frontend"]
+        if interpreted:
+            command = [sys.executable, "-c", FROM_SOURCES]
         command += ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid()), "--index", str(index)]
         command += ["--runtime", self.runtime, "--port", str(port), *options]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], close_fds=True)

@@ -17,7 +17,7 @@ from tests.integration.frontend_rig import Rig
 
 STREAMS = 2000
 CHANCE = re.compile(rb'(?<="query_id":)\d+|Connection: close\r\n')
-"""What differs between two runs: whether the end of what a client sends is seen before its last reply leaves or after."""
+"""What differs between two runs: whether the end of what a client sends is seen before its last reply or after."""
 
 pytestmark = [
     pytest.mark.slow,

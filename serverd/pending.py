@@ -55,6 +55,7 @@ class Query(msgspec.Struct, eq=False, gc=False):
     owner: QueryOwner
     version: ServedVersion
     packed: bytes
+    """Its input as a replica takes it, or the body that holds it (``is_text``)."""
     number: int
     arrived: float
     deadline: float
@@ -67,6 +68,8 @@ class Query(msgspec.Struct, eq=False, gc=False):
     """Queries of the same key that wait for its output instead of being predicted themselves."""
     attempts: int = 0
     is_done: bool = False
+    is_text: bool = False
+    """Whether nobody has read its body yet (``texts``)."""
 
     is_canary: ClassVar[bool] = False
     """Whether a rollout gave it to the candidate, so that the active version may answer it as well."""

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
+from clipperfs.replica.text import is_plain
+
 from .cache import PredictionCache
 from .compare import Comparison
 from .counters import Counters
@@ -31,6 +33,7 @@ from .quick import QUICK_BYTES
 from .routing import AppRoute, RoutingTable, explain_limit
 from .served import ServedVersion
 from .staged import CanaryQuery, ShadowCopy, ShadowedQuery, StagedBatchReply, StagedRollout
+from .texts import MAX_TEXT_BYTES
 
 MAX_CACHED_INPUT_BYTES: Final = 1024 * 1024
 """Larger inputs are not looked for in the cache: to hash one takes longer than the loop should be held."""
@@ -163,6 +166,8 @@ class PredictHandler:
                 self._handle_large(entry, exchange, body, pin, key)
                 return
             if entry.version is not None and codec.quick is not None and pin is None:
+                if entry.version.takes_texts and self._submit_text(entry.owner, entry.version, body, arrived, exchange):
+                    return
                 packed = codec.quick(body)
                 if packed and (not entry.input_bytes or len(packed) == entry.input_bytes):
                     self._submit(entry.owner, entry.version, packed, arrived, exchange, -1)
@@ -185,7 +190,7 @@ class PredictHandler:
                 return
             packed = codec.pack(value)
             size = len(packed)
-            if size != entry.input_bytes and (entry.input_bytes or not size):
+            if not size or (entry.input_bytes and size != entry.input_bytes):
                 check_input(packed, codec, entry.input_size, entry.app.model)
         except REFUSALS as error:
             self.refuse(entry, exchange, codec.explain(error, body))
@@ -334,6 +339,29 @@ class PredictHandler:
             self._dispatcher.follow(leader, query)
         else:
             self._dispatcher.submit(query)
+
+    def _submit_text(
+        self, owner: QueryOwner, version: ServedVersion, body: bytes, arrived: float, exchange: Exchange
+    ) -> bool:
+        """Have a replica read the body and answer it. Returns False when it must, or should rather, be read here.
+
+        An application with limits must know what is a query before it may be let in, and so must a full queue.
+        """
+        queue = version.queue
+        if (
+            owner.limiter is not None
+            or queue.rows >= version.bearable
+            or queue.size_bytes >= MAX_TEXT_BYTES
+            or type(body) is not bytes
+            or not is_plain(body)
+        ):
+            return False
+        number = self._next_id
+        self._next_id = number + 1
+        self._dispatcher.submit_text(
+            Query(owner, version, body, number, arrived, arrived + owner.slo_s, exchange, -1, is_text=True)
+        )
+        return True
 
     def _submit_staged(
         self,

@@ -91,7 +91,7 @@ def peers(tmp_path: Path) -> Iterator[Callable[[int], Peers]]:
 def test_start_is_told_to_every_peer_and_the_state_to_the_first(peers: Callable[[int], Peers]) -> None:
     room = peers(2)
     process = room.start()
-    hello = [wire.HELLO, wire.MAJOR, wire.MINOR, process.pid]
+    hello = [wire.HELLO, wire.MAJOR, wire.MINOR, process.pid, 1]
     assert room.receive(0) == (hello, [])
     assert room.receive(1) == (hello, [])
     assert room.receive(0) == ([wire.STATE, wire.LOADING, ""], [])

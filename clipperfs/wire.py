@@ -64,6 +64,9 @@ TEXT_MINOR: Final = 2
 LANE_BODY_BYTES: Final = 1024 * 1024
 """The largest body that is sent over a lane. ZeroMQ's own thread takes larger ones off the sender's hands."""
 MAX_LANE_FRAME_BYTES: Final = 64 * 1024 * 1024
+BUFFER_BYTES: Final = 128 * 1024
+MAX_KEPT_BYTES: Final = 2 * LANE_BODY_BYTES
+"""What a lane is read into, at first and at most for long."""
 ALIGNMENT: Final = 8
 """A body begins at a multiple of this in its frame, so that arrays can be used where they lie."""
 
@@ -160,6 +163,55 @@ class FrameCutter:
             start = end
         if data:
             kept[:] = view[start:]
+
+
+class FrameBuffer:
+    """Cuts what arrives at a lane into messages where it lies: for large frames, which come in pieces. No I/O.
+
+    Asking the system for as much memory for each frame costs more than reading the frame.
+    """
+
+    __slots__ = ("_filled", "_view")
+
+    def __init__(self) -> None:
+        self._view = memoryview(bytearray(BUFFER_BYTES))
+        self._filled = 0
+
+    def room(self) -> memoryview:
+        """Return where the next bytes of the stream go. It is never empty."""
+        return self._view[self._filled :]
+
+    def take(self, size: int) -> Iterator[tuple[bytes, memoryview]]:
+        """Return the messages that ``size`` bytes more complete. Go through all of them before the next call.
+
+        A body is good until the next message is asked for: then others are written there.
+
+        Raises:
+            WireError: a frame is larger than any that is allowed. Nothing can be read after that.
+        """
+        view = self._view
+        self._filled = filled = self._filled + size
+        start = needed = 0
+        while filled - start >= _SIZES.size:
+            header_bytes, body_bytes = _SIZES.unpack_from(view, start)
+            header_at = start + _SIZES.size
+            body_at = header_at + header_bytes + -header_bytes % ALIGNMENT
+            end = body_at + body_bytes
+            needed = end - start
+            if needed > MAX_LANE_FRAME_BYTES:
+                raise WireError(f"a frame of {needed} bytes is larger than {MAX_LANE_FRAME_BYTES}")
+            if end > filled:
+                break
+            yield bytes(view[header_at : header_at + header_bytes]), view[body_at:end]
+            start = end
+            needed = 0
+        rest = view[start:filled]
+        if needed > len(view):
+            self._view = memoryview(bytearray(1 << needed.bit_length()))
+        elif len(view) > MAX_KEPT_BYTES and needed <= BUFFER_BYTES:
+            self._view = memoryview(bytearray(BUFFER_BYTES))
+        self._view[: len(rest)] = rest
+        self._filled = len(rest)
 
 
 def _frame_bytes(data: bytearray) -> int:

@@ -182,7 +182,8 @@ class Conversation:
                 if code in _TEXT_TYPES:
                     self._predict_texts(lane, wrapper, batch, code, count, lengths, fields[5], body)
                 else:
-                    self._predict(lane, wrapper, bytes_as, batch, code, count, lengths, body)
+                    # A copy: a wrapper may keep what it is given.
+                    self._predict(lane, wrapper, bytes_as, batch, code, count, lengths, bytes(body))
         except (wire.WireError, ValueError, TypeError, IndexError) as error:
             log_traceback(error)  # and drop the message
 

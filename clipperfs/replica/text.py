@@ -18,6 +18,7 @@ from clipperfs.wire import TEXT_CODES, WireError
 from clipperfs.wrapper import DTYPES, Inputs
 
 ZEROS: Final = 8192
+_DOUBLES: Final = np.dtype("<f8")
 _LEAST_BYTES: Final = 2
 """An element of a list takes a digit and a comma at least."""
 
@@ -65,7 +66,7 @@ class NumberReader:
         if found is None or not self._is_cast:
             return None if found is None else bytes(found)
         with np.errstate(over="ignore", invalid="ignore"):
-            packed = np.frombuffer(found, "<f8").astype("<f4")
+            packed = np.frombuffer(found, _DOUBLES).astype("<f4")
             # Zero times a number is zero unless it was too large for a float: then the usual way says so.
             is_sound = (
                 packed.dot(self._zeros[: len(packed)]) == 0.0 if len(packed) <= ZEROS else np.isfinite(packed).all()
@@ -102,7 +103,7 @@ class NumberReader:
             for place, text in enumerate(texts):
                 found = self._doubles(text) if len(text) > least else None
                 if found is not None:
-                    row = np.frombuffer(found, "<f8")
+                    row = np.frombuffer(found, _DOUBLES)
                     if len(row) == elements:
                         rows[len(places)] = row
                         places.append(place)
@@ -122,7 +123,7 @@ class NumberReader:
                 found = self._doubles(text)
                 if found is None:
                     continue
-                array = np.frombuffer(found, "<f8").astype(self._dtype)
+                array = np.frombuffer(found, _DOUBLES).astype(self._dtype)
                 if len(array) and np.isfinite(array).all():
                     arrays.append(array)
                     places.append(place)

@@ -148,9 +148,10 @@ class PredictHandler:
     def _limiter(self, name: str, app: AppRoute) -> AppLimiter | None:
         """Return what keeps an application within its limits. It outlives tables: queries in flight are counted."""
         limiter = self._limiters.get(name)
+        if app.max_concurrent is None and app.max_rate is None and (limiter is None or not limiter.in_flight):
+            self._limiters.pop(name, None)
+            return None
         if limiter is None:
-            if app.max_concurrent is None and app.max_rate is None:
-                return None
             limiter = self._limiters[name] = AppLimiter(monotonic())
         limiter.set_limits(app.max_concurrent, app.max_rate)
         return limiter

@@ -119,16 +119,17 @@ class ServedVersion:
         "is_leaving",
         "live",
         "model",
+        "model_s",
         "name",
         "pace",
         "predict_s",
-        "query_s",
         "queue",
         "reads_texts",
         "replicas",
         "reply_head",
         "retries",
         "route",
+        "rows",
         "slo_s",
         "takes_texts",
         "text_code",
@@ -154,8 +155,9 @@ class ServedVersion:
         self.follow(route)
         self.predict_s = 0.0
         """The smoothed time that predicting a batch takes."""
-        self.query_s = float("inf")
-        """The smoothed time that the model takes for one query of a batch, without reading it; infinity: not known."""
+        self.model_s = 0.0
+        self.rows = 0.0
+        """The smoothed time of a batch without the reading of texts, and its queries, while ``reads_texts``."""
         self.reads_texts = False
         """Whether its replicas can read texts, and are as many as the frontends that share them."""
         self.takes_texts = False
@@ -206,7 +208,7 @@ class ServedVersion:
             and self.text_code >= 0
             and all(0 < replica.text_peers <= count for replica in self.replicas)
         )
-        self.takes_texts = self.reads_texts and self.query_s < TEXT_S
+        self.takes_texts = self.reads_texts and self.model_s < TEXT_S * self.rows
 
     def learn(self, rows: int, sent_at: float, now: float, predict_s: float, read_s: float = 0.0) -> None:
         """Learn from a batch that came back: what batches cost, how large they may be, and how many queries may wait.
@@ -216,10 +218,9 @@ class ServedVersion:
         """
         self.predict_s += (predict_s - self.predict_s) * SMOOTHING
         if self.reads_texts:
-            query_s = (predict_s - read_s) / rows
-            known_s = self.query_s
-            self.query_s = query_s = query_s if known_s == float("inf") else known_s + (query_s - known_s) * SMOOTHING
-            self.takes_texts = query_s < TEXT_S
+            self.model_s += (predict_s - read_s - self.model_s) * SMOOTHING
+            self.rows += (rows - self.rows) * SMOOTHING
+            self.takes_texts = self.model_s < TEXT_S * self.rows
         self.cost.observe(rows, predict_s)
         limit = self.batch_limit
         limit.observe(rows, sent_at, now, predict_s, self.budget_s)

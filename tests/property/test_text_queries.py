@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+from clipperfs.serverd.quick import quick_packer
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clipperfs.replica.batch import unpack_batch
-from clipperfs.replica.text import NumberReader, is_plain
+from clipperfs.replica.text import NumberReader, can_read_text, is_plain
 from clipperfs.wire import WireError, common_length
 from tests.property.text_world import SLO_S, TextWorld
 
@@ -204,7 +206,7 @@ def test_missed_deadline_of_a_bad_body_is_a_refusal() -> None:
 
 
 def test_client_that_leaves_is_counted_as_usual() -> None:
-    with world(input_size=1) as made:
+    with world(input_size=1, fixed_batch=8) as made:
         made.ask(a_body(1)).connection = None
         made.ask(a_body(1, 2)).connection = None
         made.finish()
@@ -263,3 +265,11 @@ def test_texts_whose_numbers_contradict_are_refused(count: int, lengths: Any, el
 def test_count_of_elements_cannot_ask_for_memory() -> None:
     batch, unread = NumberReader("doubles").read(2, 13, 1 << 50, b'{"input":[1]}' * 2)
     assert len(batch) == 0 and unread == [0, 1]
+
+
+def test_environment_without_simdjson_reads_no_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert can_read_text("floats") and can_read_text("doubles")
+    assert not any(map(can_read_text, ("ints", "bytes", "strings")))
+    monkeypatch.setitem(sys.modules, "simdjson", None)
+    assert not can_read_text("floats")
+    assert quick_packer("floats") is None

@@ -144,11 +144,11 @@ def test_body_is_read_by_the_frontend_where_a_replica_cannot_or_should_not(how: 
 
 def test_text_that_waits_while_its_reader_dies_is_packed_for_the_next() -> None:
     with world(input_size=1, readers=(2, 2), fixed_batch=8) as made:
-        sinks = [made.ask(a_body(1)), made.ask(a_body(1, 2))]
+        clients = [made.ask(a_body(1)), made.ask(a_body(1, 2))]
         made.loop.settle()
         assert made.is_text()
         made.lose(0)
-        assert [sink.replies[0][0] for sink in sinks if sink.replies] == [400]
+        assert [client.replies[0][0] for client in clients if client.replies] == [400]
         assert not made.is_text()
         made.finish()
         made.check()
@@ -207,8 +207,8 @@ def test_missed_deadline_of_a_bad_body_is_a_refusal() -> None:
 
 def test_client_that_leaves_is_counted_as_usual() -> None:
     with world(input_size=1, fixed_batch=8) as made:
-        made.ask(a_body(1)).connection = None
-        made.ask(a_body(1, 2)).connection = None
+        made.ask(a_body(1)).leave()
+        made.ask(a_body(1, 2)).leave()
         made.finish()
         app = made.counters.app("a")
         assert (app.queries, app.bad_requests, made.version.live) == (1, 1, 0)
@@ -217,11 +217,11 @@ def test_client_that_leaves_is_counted_as_usual() -> None:
 def test_full_queue_takes_no_text() -> None:
     with world(input_size=1, fixed_batch=8) as made:
         made.version.bearable = 1
-        sinks = [made.ask(a_body(number)) for number in range(3)]
+        clients = [made.ask(a_body(number)) for number in range(3)]
         bad = made.ask(a_body(1, 2))
         made.finish()
         assert bad.replies[0][0] == 400
-        assert [sink.replies[0][1]["default"] for sink in sinks] == [False, True, True]
+        assert [client.replies[0][1]["default"] for client in clients] == [False, True, True]
 
 
 def test_version_that_leaves_is_released_when_its_last_text_is_refused() -> None:

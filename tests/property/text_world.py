@@ -13,6 +13,8 @@ import numpy as np
 from clipperfs.serverd import dispatch, predict
 from clipperfs.serverd.cache import PredictionCache
 from clipperfs.serverd.counters import Counters
+from clipperfs.serverd.exchange import Exchange
+from clipperfs.serverd.http import HttpServer
 from clipperfs.serverd.query import CODECS, QUERY_ERROR, REFUSALS, BadQueryError, check_input
 from clipperfs.serverd.routing import AppRoute, ModelRoute, RoutingTable, VersionRoute
 from clipperfs.serverd.slow import SlowLog
@@ -82,22 +84,24 @@ class Transport:
         pass
 
 
-class Sink:
-    """Stands in for an exchange."""
+class Client:
+    """One request on a connection of its own, whose transport this stands in for."""
 
-    def __init__(self) -> None:
-        self.connection: object | None = object()
+    def __init__(self, server: HttpServer) -> None:
         self.replies: list[tuple[int, Any]] = []
+        transport: Any = self
+        connection = server()
+        connection.connection_made(transport)
+        self.exchange = connection.first = Exchange(connection, 0)
 
-    def send(self, raw: bytes) -> None:
-        plain = json.loads(raw.partition(b"\r\n\r\n")[2])
-        del plain["query_id"]
-        self.replies.append((200, plain))
-        self.connection = None
+    def write(self, raw: bytes) -> None:
+        head, _, body = raw.partition(b"\r\n\r\n")
+        plain = json.loads(body)
+        plain.pop("query_id", None)
+        self.replies.append((int(head.split()[1]), plain))
 
-    def fail(self, status: int, error: str, cause: str) -> None:
-        self.replies.append((status, {"error": error, "cause": cause}))
-        self.connection = None
+    def leave(self) -> None:
+        self.exchange.leave()
 
 
 class TextWorld:
@@ -139,7 +143,8 @@ class TextWorld:
         self.version = self.dispatcher.versions["load"]
         self.version.rows = 1.0  # as many in a batch, and no time: as cheap as a model can be
         self.version.follow_readers()
-        self.asked: list[tuple[bytes, Sink]] = []
+        self.server = HttpServer(lambda *_: None)
+        self.asked: list[tuple[bytes, Client]] = []
 
     def route(self, cache: bool = False, **limits: Any) -> None:
         """Follow a table."""
@@ -153,12 +158,12 @@ class TextWorld:
         self.handler.follow(table, self.dispatcher.apply(table), self.counters)
         self.loop.settle()
 
-    def ask(self, body: bytes) -> Sink:
+    def ask(self, body: bytes) -> Client:
         """Have a client send a body."""
-        sink = Sink()
-        self.asked.append((body, sink))
-        self.handler.posts[b"/a/predict"](sink, body)  # type: ignore[arg-type]
-        return sink
+        client = Client(self.server)
+        self.asked.append((body, client))
+        self.handler.posts[b"/a/predict"](client.exchange, body)
+        return client
 
     def is_text(self, at: int = 0) -> bool:
         """Return whether a batch that is out consists of texts."""
@@ -211,10 +216,10 @@ class TextWorld:
     def check(self, *, may_default: bool = False) -> None:
         """See that everybody has got the usual reply, once, and that everything was counted as usual."""
         good = bad = 0
-        for body, sink in self.asked:
+        for body, client in self.asked:
             expected = self.usual(body)
-            assert len(sink.replies) == 1, body
-            [found] = sink.replies
+            assert len(client.replies) == 1, body
+            [found] = client.replies
             if expected[0] == 200:
                 good += 1
                 if may_default and found[1].get("default"):

@@ -21,8 +21,8 @@ BIN := $(abspath $(VENV))/bin
 # Installed once for this content of the packaging files at this place: times of files say nothing after a clone,
 # and an environment that moved with its checkout would go on importing from the old place.
 # One environment for everything: what mypy finds depends on what is installed. The compiled modules are installed again
-# when any of them has changed (COMPILED=no leaves them as they are, for work on one of them).
-COMPILED ?= yes
+# when any of them has changed. COMPILED=no leaves them as they are, for work on one of them or without a C compiler.
+COMPILED ?= must
 MODULES := $(shell sed -n '/^\[compiled\]/,$$s/^    clipperfs\.//p' setup.cfg | tr . /)
 SOURCES := $(foreach module,$(MODULES),$(firstword $(wildcard $(module).py clipperfs/$(module).py)))
 FINGERPRINT := $(shell { pwd; echo $(COMPILED); cat setup.cfg setup.py pyproject.toml constraints.txt $(SOURCES); } | sha256sum | cut -c1-16)

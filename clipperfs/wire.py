@@ -4,9 +4,10 @@ A replica connects one DEALER socket, with the identity it was given and PROBE_R
 (the controller first, then every frontend). A message is a header frame, a msgpack array that begins with its kind,
 and for PREDICT and OUTPUT a body frame of raw bytes. Numbers are little-endian.
 
-    HELLO    replica → peer   [1, major, minor, pid]                       first, and after a peer restarted
+    HELLO    replica → peer   [1, major, minor, pid, text]                 first, and after a peer restarted
     STATE    replica → peer   [2, state, reason]                           to the controller: loading, ready, failed
     PREDICT  peer → replica   [3, batch, input type, count, lengths]  body  inputs one after the other
+             or               [3, batch, 5 or 6, count, lengths, n]   body  JSON texts of inputs of n numbers each
     OUTPUT   replica → peer   [4, batch, predict_us, lengths]         body  outputs one after the other, each JSON text
     FAULT    replica → peer   [5, batch, reason]                           this batch failed; the process lives
     STOP     peer → replica   [6]                                          finish what has arrived, then exit
@@ -14,7 +15,7 @@ and for PREDICT and OUTPUT a body frame of raw bytes. Numbers are little-endian.
     LANE     peer → replica   [9, path, token]                             a faster way for both, if the replica likes
 
 ``lengths`` of PREDICT is one integer when all inputs have that many elements (bytes for strings), else a list of them.
-``lengths`` of OUTPUT is the list of byte lengths.
+``lengths`` of OUTPUT is the list of byte lengths; its answer to texts has one field more.
 
 A lane is a unix stream socket that carries the same messages, each as a frame: see ``pack_frame``.
 """
@@ -28,7 +29,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 MAJOR: Final = 1
-MINOR: Final = 1
+MINOR: Final = 2
 
 HELLO: Final = 1
 STATE: Final = 2
@@ -49,15 +50,23 @@ INPUT_TYPES: Final[tuple[str, ...]] = ("ints", "floats", "doubles", "bytes", "st
 
 ELEMENT_BYTES: Final = {"ints": 4, "floats": 4, "doubles": 8, "bytes": 1, "strings": 1}
 
+TEXT_CODES: Final = {"floats": 5, "doubles": 6}
+"""The codes of the input types whose inputs may be sent as JSON text, when they are."""
+
 MAX_HEADER_BYTES: Final = 16 * 1024 * 1024
 MAX_BODY_BYTES: Final = 1 << 30
 MAX_REASON_CHARS: Final = 4000
 
 LANE_MINOR: Final = 1
 """The first minor version whose replicas may be offered a lane."""
-LANE_BODY_BYTES: Final = 256 * 1024
+TEXT_MINOR: Final = 2
+"""The first minor version whose replicas may be able to read texts."""
+LANE_BODY_BYTES: Final = 1024 * 1024
 """The largest body that is sent over a lane. ZeroMQ's own thread takes larger ones off the sender's hands."""
 MAX_LANE_FRAME_BYTES: Final = 64 * 1024 * 1024
+BUFFER_BYTES: Final = 128 * 1024
+MAX_KEPT_BYTES: Final = 2 * LANE_BODY_BYTES
+"""What a lane is read into, at first and at most for long."""
 ALIGNMENT: Final = 8
 """A body begins at a multiple of this in its frame, so that arrays can be used where they lie."""
 
@@ -93,6 +102,17 @@ def unpack_header(frame: bytes | memoryview) -> list[Any]:
     if not fields or type(fields[0]) is not int:
         raise WireError("a header must be an array that begins with its kind")
     return fields
+
+
+def text_peers(hello: bytes | memoryview) -> int:
+    """Return how many frontends share a replica that can read texts, by its HELLO; 0: it cannot."""
+    try:
+        fields = unpack_header(hello)
+    except WireError:
+        return 0
+    if len(fields) < 5 or type(fields[2]) is not int or fields[2] < TEXT_MINOR or type(fields[4]) is not int:
+        return 0
+    return max(0, fields[4])
 
 
 def common_length(lengths: Sequence[int]) -> int | list[int]:
@@ -149,6 +169,55 @@ class FrameCutter:
             start = end
         if data:
             kept[:] = view[start:]
+
+
+class FrameBuffer:
+    """Cuts what arrives at a lane into messages where it lies: for large frames, which come in pieces. No I/O.
+
+    Asking the system for as much memory for each frame costs more than reading the frame.
+    """
+
+    __slots__ = ("_filled", "_view")
+
+    def __init__(self) -> None:
+        self._view = memoryview(bytearray(BUFFER_BYTES))
+        self._filled = 0
+
+    def room(self) -> memoryview:
+        """Return where the next bytes of the stream go. It is never empty."""
+        return self._view[self._filled :]
+
+    def take(self, size: int) -> Iterator[tuple[bytes, memoryview]]:
+        """Return the messages that ``size`` bytes more complete. Go through all of them before the next call.
+
+        A body is good until the next message is asked for: then others are written there.
+
+        Raises:
+            WireError: a frame is larger than any that is allowed. Nothing can be read after that.
+        """
+        view = self._view
+        self._filled = filled = self._filled + size
+        start = needed = 0
+        while filled - start >= _SIZES.size:
+            header_bytes, body_bytes = _SIZES.unpack_from(view, start)
+            header_at = start + _SIZES.size
+            body_at = header_at + header_bytes + -header_bytes % ALIGNMENT
+            end = body_at + body_bytes
+            needed = end - start
+            if needed > MAX_LANE_FRAME_BYTES:
+                raise WireError(f"a frame of {needed} bytes is larger than {MAX_LANE_FRAME_BYTES}")
+            if end > filled:
+                break
+            yield bytes(view[header_at : header_at + header_bytes]), view[body_at:end]
+            start = end
+            needed = 0
+        rest = view[start:filled]
+        if needed > len(view):
+            self._view = memoryview(bytearray(1 << needed.bit_length()))
+        elif len(view) > MAX_KEPT_BYTES and needed <= BUFFER_BYTES:
+            self._view = memoryview(bytearray(BUFFER_BYTES))
+        self._view[: len(rest)] = rest
+        self._filled = len(rest)
 
 
 def _frame_bytes(data: bytearray) -> int:

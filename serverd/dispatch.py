@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from clipperfs import wire
 
-from . import sharing
+from . import sharing, texts
 from .batching import MAX_QUEUED_BYTES
 from .cache import PredictionCache
 from .control import lane_path
@@ -33,6 +33,8 @@ REACH_AGAIN_S: Final = 0.02
 LOST_S: Final = 0.5
 """How long a replica whose lane has ended is left alone, unless it speaks: dead ones leave the table in less."""
 HEDGE_CHECK_S: Final = 0.1
+MAX_GREETED: Final = 4096
+"""Replicas whose greetings are kept."""
 HEDGE_AGAIN_S: Final = 0.005
 
 
@@ -65,6 +67,8 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._transport = ReplicaTransport(endpoint, self._hear, lane_path(endpoint), self._lose)
         self._replicas: dict[bytes, Replica] = {}
+        self._text_peers: dict[bytes, int] = {}
+        """What replicas said of texts when they greeted, which may be before a table names them."""
         self._batches: dict[int, Batch] = {}
         # Not 0: a replica may still send outputs that were meant for a frontend that died at this endpoint.
         self._next_batch = int.from_bytes(os.urandom(7), "big")
@@ -112,6 +116,18 @@ class Dispatcher:
             self._mark(version)
         if queue.rows == version.batch_limit.limit:
             self._pump(version)  # with many clients a turn of the loop is long: a full batch need not wait for its end
+
+    def submit_text(self, query: Query) -> None:
+        """Take in a query with a text, of a version that takes them and whose queue is not full."""
+        version = query.version
+        version.has_texts = True
+        version.live += 1
+        version.queue.put(query, query.owner.app)
+        self._watch_deadline(query)
+        if not version.is_dirty:
+            self._mark(version)
+        if version.queue.rows == version.batch_limit.limit:
+            self._pump(version)
 
     def follow(self, leader: Query, query: Query) -> None:
         """Have a query wait for the output of an unanswered one of the same key."""
@@ -180,17 +196,28 @@ class Dispatcher:
                 if doomed:
                     version.counter.observe_waits(doomed, now)
                 for query in doomed:
-                    if query.is_gone:
+                    if query.is_text and texts.settle_text(query) is None:
+                        self._release(version, 1)
+                    elif query.is_gone:
                         query.abandon()
                         self._succeed(query)
                         self._release(version, 1)
                     else:
                         self._settle_default(query, "slo", SLO_MISSED, now)
+            if version.has_texts and not (replica.text_peers and texts.are_texts(batch)):
+                batch = self._pack(version, batch)
             if batch:
                 if self._send(version, replica, batch, now) is None:
                     version.retries.appendleft(batch)
                 else:
                     replica.sent_at, replica.sent_rows = now, len(batch)
+
+    def _pack(self, version: ServedVersion, queries: list[Query]) -> list[Query]:
+        """Read what is still text here; return the queries without those whose body was bad. None may be queued."""
+        sound = texts.pack_texts(queries)
+        if len(sound) < len(queries):
+            self._release(version, len(queries) - len(sound))
+        return sound
 
     def _pick_ending(self, version: ServedVersion, now: float) -> Replica | None:
         """Return a replica that is about to end its batch, for a full one that waits; a timer else comes back then."""
@@ -227,7 +254,8 @@ class Dispatcher:
 
     def _send(self, version: ServedVersion, replica: Replica, queries: list[Query], now: float) -> Batch | None:
         """Send a batch. Returns None when the replica cannot be reached."""
-        size = version.element_bytes
+        is_text = version.has_texts and queries[0].is_text
+        size = 1 if is_text else version.element_bytes
         parts = [query.packed for query in queries]
         first_bytes = len(parts[0])
         lengths: int | list[int] = first_bytes // size
@@ -236,13 +264,18 @@ class Dispatcher:
                 lengths = [len(part) // size for part in parts]
                 break
         number = self._next_batch
-        header = wire.pack_header(wire.PREDICT, number, version.input_code, len(parts), lengths)
+        if is_text:
+            elements = version.route.input_size or 0
+            header = wire.pack_header(wire.PREDICT, number, version.text_code, len(parts), lengths, elements)
+        else:
+            header = wire.pack_header(wire.PREDICT, number, version.input_code, len(parts), lengths)
         body = parts[0] if len(parts) == 1 else b"".join(parts)  # one input is sent from where it lies
         if not self._transport.send(replica.identity, header, body):
             self._cut_off(replica)
             return None
         self._next_batch = number + 1
         batch = self._batches[number] = Batch(version, replica, queries, now)
+        batch.is_text = is_text
         replica.batches += 1
         if self._hedge_timer is None and len(version.replicas) > 1 and version.route.idempotent:
             self._hedge_timer = self._loop.call_later(min(version.pace.late_after_s, HEDGE_CHECK_S), self._hedge)
@@ -263,7 +296,9 @@ class Dispatcher:
                 second = version.pick_second(batch)
                 waiting = [query for query in batch.queries if not query.is_done]
                 if second is not None and waiting and version.pace.spend():
-                    twin = self._send(version, second, waiting, now)
+                    if batch.is_text:
+                        waiting = self._pack(version, waiting)
+                    twin = self._send(version, second, waiting, now) if waiting else None
                     if twin is not None:
                         batch.pair(twin)
                         version.counter.hedges += 1
@@ -300,6 +335,7 @@ class Dispatcher:
 
     def _lose(self, identity: bytes) -> None:
         """Try the batches of a replica whose lane has ended on another one, without waiting for the next table."""
+        self._text_peers.pop(identity, None)
         replica = self._replicas.get(identity)
         if replica is None:
             return
@@ -320,9 +356,9 @@ class Dispatcher:
         """Take in one message of a replica."""
         replica = self._replicas.get(identity)
         if replica is None:
-            if frames[0] and not frames[0].startswith(
-                HELLO_START, 1
-            ):  # a replica may connect before the table names it
+            if frames[0].startswith(HELLO_START, 1):  # a replica may connect before the table names it
+                self._note_hello(identity, frames[0])
+            elif frames[0]:
                 self._counters.dropped_messages += 1
             return
         replica.has_spoken = True
@@ -342,13 +378,27 @@ class Dispatcher:
             self._take_outputs(replica, fields, frames)
         elif kind == wire.FAULT:
             self._take_fault(replica, fields)
-        elif kind not in (wire.HELLO, wire.STATE, wire.PONG):
+        elif kind == wire.HELLO:
+            self._note_hello(identity, frames[0])
+        elif kind not in (wire.STATE, wire.PONG):
             self._counters.dropped_messages += 1
+
+    def _note_hello(self, identity: bytes, hello: bytes) -> None:
+        """Keep what a replica says of texts."""
+        text_peers = wire.text_peers(hello)
+        if text_peers:
+            if len(self._text_peers) >= MAX_GREETED:  # of replicas that no table named
+                del self._text_peers[next(iter(self._text_peers))]
+            self._text_peers[identity] = text_peers
+        replica = self._replicas.get(identity)
+        if replica is not None:
+            replica.text_peers = text_peers
+            replica.version.follow_readers()
 
     def _claim(self, replica: Replica, fields: list[Any], count: int) -> Batch | None:
         """Return the batch that a message is about and take it off the list, or None when there is none."""
         batch = None
-        if len(fields) == count and isinstance(fields[1], int):
+        if len(fields) >= count and isinstance(fields[1], int):
             batch = self._batches.get(fields[1])
         if batch is None or batch.replica is not replica:
             self._counters.dropped_messages += 1
@@ -365,24 +415,33 @@ class Dispatcher:
         version = batch.version
         queries = batch.queries
         now = replica.last_heard
-        if len(frames) != 2 or not _are_lengths(fields[3], len(queries), len(frames[1])):
+        body = frames[1] if len(frames) == 2 else b""  # a lane gives no empty body: that of texts of which none is read
+        if len(frames) > 2 or not _are_lengths(fields[3], len(queries), len(body), 0 if batch.is_text else 1):
             self._counters.dropped_messages += 1
             self._fail(batch, now)
             return
+        lengths: list[int] = fields[3]
+        unread: list[Query] = []
+        if batch.is_text:
+            queries, lengths, unread = texts.part_texts(queries, lengths)
+            if not queries:
+                self._read_again(batch, unread)
+                return
         latency_s = now - batch.sent_at
         predict_us = fields[2] if isinstance(fields[2], int) and fields[2] > 0 else int(latency_s * 1e6)
         predict_s = min(predict_us / 1e6, latency_s)
-        version.learn(len(queries), batch.sent_at, now, predict_s)
+        read_s = texts.read_seconds(fields, predict_s) if batch.is_text else 0.0
+        version.learn(len(queries), batch.sent_at, now, predict_s, read_s)
         version.counter.observe(len(queries), latency_s, predict_us)
         version.pace.observe(latency_s)
+        if unread:
+            self._read_again(batch, unread)
         batch.leave_to_twin()
         if now - queries[0].arrived > self._slow.limit_s:
             self._slow.note_batch(batch, now, predict_s)
         version.faults_in_row = 0
         if version.queue.rows or version.retries:
             self._pump(version)  # before answering: the replica need not wait for that
-        body = frames[1]
-        lengths: list[int] = fields[3]
         settled = start = 0
         for index, query in enumerate(queries):  # as many as there are lengths
             end = start + lengths[index]
@@ -400,6 +459,16 @@ class Dispatcher:
                 version.counter.late += 1
         self._release(version, settled)
 
+    def _read_again(self, batch: Batch, queries: list[Query]) -> None:
+        """Read texts the usual way that a replica could not read: a 400, or packed numbers that go out once more."""
+        version = batch.version
+        if not batch.leave_to_twin():
+            sound = self._pack(version, [query for query in queries if not query.is_done])
+            if sound:
+                version.retries.append(sound)
+        if not version.is_dirty:
+            self._mark(version)
+
     def _take_fault(self, replica: Replica, fields: list[Any]) -> None:
         batch = self._claim(replica, fields, 3)
         if batch is not None:
@@ -412,6 +481,8 @@ class Dispatcher:
         version.faults_in_row += 1
         if batch.leave_to_twin():
             return
+        if batch.is_text:
+            batch.queries = self._pack(version, batch.queries)
         waiting = [query for query in batch.queries if not query.is_done]
         is_worth = version.route.idempotent and version.faults_in_row <= MAX_FAULTS_SPLIT + len(waiting).bit_length()
         if len(batch.queries) > 1 and len(waiting) > 0 and is_worth:
@@ -444,6 +515,8 @@ class Dispatcher:
         What a version that is not idempotent has begun is not done again: such queries get the default output.
         """
         waiting = [query for query in queries if not query.is_done]
+        if version.has_texts:
+            waiting = self._pack(version, waiting)
         version.counter.errors += len(waiting)
         may_repeat = version.route.idempotent or not have_begun
         left = self._hand_over(version, waiting, now) if may_repeat else waiting
@@ -499,6 +572,9 @@ class Dispatcher:
 
     def _settle_default(self, query: Query, reason: str, explanation: str, now: float) -> None:
         if query.is_done:
+            return
+        if query.is_text and texts.settle_text(query) is None:
+            self._release(query.version, 1)
             return
         if reason == "slo":
             query.version.counter.defaults += 1
@@ -653,7 +729,9 @@ class Dispatcher:
             key = bytes.fromhex(identity)
             if key not in known:
                 replica = self._replicas[key] = Replica(key, version)
+                replica.text_peers = self._text_peers.get(key, 0)
                 version.replicas.append(replica)
+        version.follow_readers()
         for replica in gone:
             self._drop_replica(replica)
             self._retry_batches(replica)
@@ -674,6 +752,8 @@ class Dispatcher:
         if batch.leave_to_twin():
             return
         waiting = [query for query in batch.queries if not query.is_done]
+        if batch.is_text:
+            waiting = self._pack(version, waiting)
         if not version.route.idempotent:
             self._give_up(version, waiting, "lost", explain_crashed(version.model, version.name), monotonic())
             return
@@ -705,8 +785,8 @@ class Dispatcher:
         ]
 
 
-def _are_lengths(lengths: Any, count: int, body_bytes: int) -> bool:
-    """Return whether a list of lengths cuts a body into ``count`` outputs, none empty."""
+def _are_lengths(lengths: Any, count: int, body_bytes: int, least: int) -> bool:
+    """Return whether a list of lengths cuts a body into ``count`` outputs of at least so many bytes."""
     if not isinstance(lengths, list) or len(lengths) != count or set(map(type, lengths)) != {int}:
         return False
-    return min(lengths) > 0 and sum(lengths) == body_bytes
+    return min(lengths) >= least and sum(lengths) == body_bytes

@@ -19,7 +19,8 @@ BACKLOG: Final = 256
 MAX_OFFERS: Final = 4096
 ACCEPT_AGAIN_S: Final = 1.0
 MAX_UNSENT_BYTES: Final = 4 * wire.LANE_BODY_BYTES
-"""A replica that has more than this still to read is sent further batches over ZeroMQ."""
+"""A replica that has more than this still to read is sent further batches over ZeroMQ. The kernel is asked for as much
+room, and gives what it may (``net.core.wmem_max``): a batch that goes in pieces wakes the replica for each."""
 
 
 class LaneHub:
@@ -76,6 +77,7 @@ class LaneHub:
             self._loop.call_later(ACCEPT_AGAIN_S, self._listen_again)
             return
         connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_UNSENT_BYTES)
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._new_lane, connection))
         task.add_done_callback(_note_failure)
 

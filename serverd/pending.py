@@ -59,6 +59,7 @@ class Query:
         "followers",
         "index",
         "is_done",
+        "is_text",
         "key",
         "number",
         "owner",
@@ -78,10 +79,12 @@ class Query:
         sink: Exchange | BatchReply,
         index: int,
         key: bytes | None = None,
+        is_text: bool = False,
     ) -> None:
         self.owner = owner
         self.version = version
         self.packed: Packed = packed
+        """Its input as a replica takes it, or the body that holds it (``is_text``)."""
         self.number = number
         self.arrived = arrived
         self.deadline = deadline
@@ -94,6 +97,8 @@ class Query:
         """Queries of the same key that wait for its output instead of being predicted themselves."""
         self.attempts = 0
         self.is_done = False
+        self.is_text = is_text
+        """Whether nobody has read its body yet (``texts``)."""
 
     is_canary: ClassVar[bool] = False
     """Whether a rollout gave it to the candidate, so that the active version may answer it as well."""

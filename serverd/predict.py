@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
+from clipperfs.replica.text import is_plain
 from clipperfs.wire import Body, Packed
 
 from .cache import PredictionCache
@@ -33,6 +34,7 @@ from .quick import QUICK_BYTES
 from .routing import AppRoute, RoutingTable, explain_limit
 from .served import ServedVersion
 from .staged import CanaryQuery, ShadowCopy, ShadowedQuery, StagedBatchReply, StagedRollout
+from .texts import MAX_TEXT_BYTES
 
 MAX_CACHED_INPUT_BYTES: Final = 1024 * 1024
 """Larger inputs are not looked for in the cache: to hash one takes longer than the loop should be held."""
@@ -147,9 +149,10 @@ class PredictHandler:
     def _limiter(self, name: str, app: AppRoute) -> AppLimiter | None:
         """Return what keeps an application within its limits. It outlives tables: queries in flight are counted."""
         limiter = self._limiters.get(name)
+        if app.max_concurrent is None and app.max_rate is None and (limiter is None or not limiter.in_flight):
+            self._limiters.pop(name, None)
+            return None
         if limiter is None:
-            if app.max_concurrent is None and app.max_rate is None:
-                return None
             limiter = self._limiters[name] = AppLimiter(monotonic())
         limiter.set_limits(app.max_concurrent, app.max_rate)
         return limiter
@@ -165,6 +168,8 @@ class PredictHandler:
                 self._handle_large(entry, exchange, body, pin, key)
                 return
             if entry.version is not None and codec.quick is not None and pin is None:
+                if entry.version.takes_texts and self._submit_text(entry.owner, entry.version, body, arrived, exchange):
+                    return
                 packed = codec.quick(body)
                 if packed and (not entry.input_bytes or len(packed) == entry.input_bytes):
                     self._submit(entry.owner, entry.version, packed, arrived, exchange, -1)
@@ -187,7 +192,7 @@ class PredictHandler:
                 return
             packed = codec.pack(value)
             size = len(packed)
-            if size != entry.input_bytes and (entry.input_bytes or not size):
+            if not size or (entry.input_bytes and size != entry.input_bytes):
                 check_input(packed, codec, entry.input_size, entry.app.model)
         except REFUSALS as error:
             self.refuse(entry, exchange, codec.explain(error, body))
@@ -336,6 +341,29 @@ class PredictHandler:
             self._dispatcher.follow(leader, query)
         else:
             self._dispatcher.submit(query)
+
+    def _submit_text(
+        self, owner: QueryOwner, version: ServedVersion, body: Body, arrived: float, exchange: Exchange
+    ) -> bool:
+        """Have a replica read the body and answer it. Returns False when it must, or should rather, be read here.
+
+        An application with limits must know what is a query before it may be let in, and so must a full queue.
+        """
+        queue = version.queue
+        if (
+            owner.limiter is not None
+            or queue.rows >= version.bearable
+            or queue.size_bytes >= MAX_TEXT_BYTES
+            or not isinstance(body, bytes)
+            or not is_plain(body)
+        ):
+            return False
+        number = self._next_id
+        self._next_id = number + 1
+        self._dispatcher.submit_text(
+            Query(owner, version, body, number, arrived, arrived + owner.slo_s, exchange, -1, is_text=True)
+        )
+        return True
 
     def _submit_staged(
         self,

@@ -28,6 +28,11 @@ SHORT_S: Final = 0.002
 Above it, waiting makes fuller batches: 29 % more answers a second where a batch costs 3 ms however full it is (measured
 with 32 clients)."""
 
+TEXT_S: Final = 30e-6
+"""A model that takes less than this for a query has its replicas read long lists of numbers. Without reading them, a
+frontend spends some 40 µs on such a query and a replica, beside the model, 10 (measured): a cheaper model leaves the
+replica the less busy of the two, a dearer one has nothing to give away."""
+
 
 class Replica:
     """One replica as this frontend sees it."""
@@ -41,6 +46,7 @@ class Replica:
         "lost_at",
         "sent_at",
         "sent_rows",
+        "text_peers",
         "version",
     )
 
@@ -58,12 +64,14 @@ class Replica:
         self.sent_at = 0.0
         self.sent_rows = 0
         """Of the batch that went there last."""
+        self.text_peers = 0
+        """How many frontends share it, if it can read texts; 0: it cannot."""
 
 
 class Batch:
     """Queries that are out to one replica together."""
 
-    __slots__ = ("is_hanging", "is_paired", "queries", "replica", "sent_at", "twin", "version")
+    __slots__ = ("is_hanging", "is_paired", "is_text", "queries", "replica", "sent_at", "twin", "version")
 
     def __init__(self, version: ServedVersion, replica: Replica, queries: list[Query], sent_at: float) -> None:
         self.version = version
@@ -71,6 +79,8 @@ class Batch:
         self.queries = queries
         self.sent_at = sent_at
         self.is_hanging = False
+        self.is_text = False
+        """Whether it went out as texts: its outputs then say which of them could be read."""
         self.twin: Batch | None = None
         """The same queries, out to another replica."""
         self.is_paired = False
@@ -103,20 +113,26 @@ class ServedVersion:
         "delay_timer",
         "element_bytes",
         "faults_in_row",
+        "has_texts",
         "input_code",
         "is_dirty",
         "is_leaving",
         "live",
         "model",
+        "model_s",
         "name",
         "pace",
         "predict_s",
         "queue",
+        "reads_texts",
         "replicas",
         "reply_head",
         "retries",
         "route",
+        "rows",
         "slo_s",
+        "takes_texts",
+        "text_code",
         "uses_cache",
     )
 
@@ -139,6 +155,15 @@ class ServedVersion:
         self.follow(route)
         self.predict_s = 0.0
         """The smoothed time that predicting a batch takes."""
+        self.model_s = 0.0
+        self.rows = 0.0
+        """The smoothed time of a batch without the reading of texts, and its queries, while ``reads_texts``."""
+        self.reads_texts = False
+        """Whether its replicas can read texts, and are as many as the frontends that share them."""
+        self.takes_texts = False
+        """Whether they should, now."""
+        self.has_texts = False
+        """Whether it ever had a query with a text."""
         self.pace = Pace()
         self.live = 0
         self.is_dirty = False
@@ -157,6 +182,7 @@ class ServedVersion:
             self.batch_limit.start(self.cost.largest_within(self.budget_s))
         self.cache_prefix = cache_prefix(route.manifest, route.input_type)
         self.element_bytes = wire.ELEMENT_BYTES.get(route.input_type, 1)
+        self.text_code = wire.TEXT_CODES.get(route.input_type, -1)
         self.input_code = wire.INPUT_TYPES.index(route.input_type) if route.input_type in wire.INPUT_TYPES else -1
 
     @property
@@ -170,12 +196,31 @@ class ServedVersion:
             self.slo_s = slo_s
             self.batch_limit.start(self.cost.largest_within(self.budget_s))
 
-    def learn(self, rows: int, sent_at: float, now: float, predict_s: float) -> None:
+    def follow_readers(self) -> None:
+        """Decide anew whether the replicas read: they, or the cache, whose keys are packed inputs, have changed.
+
+        Fewer replicas than frontends would be the first to be busy.
+        """
+        count = len(self.replicas)
+        self.reads_texts = (
+            count > 0
+            and not self.uses_cache
+            and self.text_code >= 0
+            and all(0 < replica.text_peers <= count for replica in self.replicas)
+        )
+        self.takes_texts = self.reads_texts and self.model_s < TEXT_S * self.rows
+
+    def learn(self, rows: int, sent_at: float, now: float, predict_s: float, read_s: float = 0.0) -> None:
         """Learn from a batch that came back: what batches cost, how large they may be, and how many queries may wait.
 
-        While batches still grow, nobody knows how many could be answered.
+        While batches still grow, nobody knows how many could be answered. ``read_s`` of ``predict_s`` went by while
+        texts were read.
         """
         self.predict_s += (predict_s - self.predict_s) * SMOOTHING
+        if self.reads_texts:
+            self.model_s += (predict_s - read_s - self.model_s) * SMOOTHING
+            self.rows += (rows - self.rows) * SMOOTHING
+            self.takes_texts = self.model_s < TEXT_S * self.rows
         self.cost.observe(rows, predict_s)
         limit = self.batch_limit
         limit.observe(rows, sent_at, now, predict_s, self.budget_s)

@@ -33,28 +33,32 @@ def unpack_batch(code: int, count: int, lengths: int | list[int], body: Any, byt
         WireError: the numbers contradict each other or the body.
     """
     input_type = _input_type(code)
-    if type(count) is not int or not 1 <= count <= MAX_INPUTS:
-        raise WireError(f"a batch of {count!r} inputs")
-    if isinstance(lengths, list):
-        if len(lengths) != count or not all(type(length) is int and length >= 0 for length in lengths):
-            raise WireError("the lengths do not fit the number of inputs")
-        total = sum(lengths)
-    elif isinstance(lengths, int) and not isinstance(lengths, bool) and lengths >= 0:
-        total = lengths * count
-    else:
-        raise WireError(f"a length of {lengths!r}")
+    total = check_lengths(count, lengths)
     if total * ELEMENT_BYTES[input_type] != len(body):
         raise WireError(f"{total} {input_type} in a body of {len(body)} bytes")
     if input_type == "strings":
-        return [_text(part) for part in _cut(body, count, lengths)]
+        return [_text(part) for part in cut_body(body, count, lengths)]
     if input_type == "bytes" and bytes_as == "raw":
-        return [bytes(part) for part in _cut(body, count, lengths)]
+        return [bytes(part) for part in cut_body(body, count, lengths)]
     dtype = _UINT8 if input_type == "bytes" and bytes_as == "uint8" else DTYPES[input_type]
     array: np.ndarray[Any, Any] = np.frombuffer(body, dtype)
     if not array.flags.aligned:
         array = array.copy()
     array.flags.writeable = False
-    return _cut(array, count, lengths) if isinstance(lengths, list) else array.reshape(count, lengths)
+    return cut_body(array, count, lengths) if isinstance(lengths, list) else array.reshape(count, lengths)
+
+
+def check_lengths(count: int, lengths: int | list[int]) -> int:
+    """Return how long all inputs are together. Raises WireError when the numbers contradict each other."""
+    if type(count) is not int or not 1 <= count <= MAX_INPUTS:
+        raise WireError(f"a batch of {count!r} inputs")
+    if isinstance(lengths, list):
+        if len(lengths) != count or not all(type(length) is int and length >= 0 for length in lengths):
+            raise WireError("the lengths do not fit the number of inputs")
+        return sum(lengths)
+    if type(lengths) is int and lengths >= 0:
+        return lengths * count
+    raise WireError(f"a length of {lengths!r}")
 
 
 def _input_type(code: Any) -> str:
@@ -63,7 +67,8 @@ def _input_type(code: Any) -> str:
     return INPUT_TYPES[code]
 
 
-def _cut(body: Any, count: int, lengths: int | list[int]) -> list[Any]:
+def cut_body(body: Any, count: int, lengths: int | list[int]) -> list[Any]:
+    """Return the inputs of a body or an array as slices of it."""
     parts = []
     at = 0
     for length in [lengths] * count if isinstance(lengths, int) else lengths:

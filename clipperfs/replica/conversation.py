@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import zmq
 
@@ -16,6 +16,7 @@ from clipperfs.replica.batch import unpack_batch
 from clipperfs.replica.encode import OutputError, encode_outputs
 from clipperfs.replica.lane import Lane
 from clipperfs.replica.spec import ReplicaSpec, failure_reason
+from clipperfs.replica.text import NumberReader, can_read_text
 from clipperfs.wrapper import Wrapper
 
 _LINGER_MS = 1000
@@ -25,6 +26,7 @@ _LARGE_BODY_BYTES = 32 * 1024
 _Way: TypeAlias = "zmq.Socket[bytes] | Lane"
 """How a message came, and how its answer goes."""
 _SAME_TRACEBACK_S = 10.0
+_TEXT_TYPES: Final = {code: input_type for input_type, code in wire.TEXT_CODES.items()}
 
 
 def log_traceback(error: BaseException) -> None:
@@ -50,7 +52,10 @@ class Conversation:
         self.waiting = True
         """Nothing is being predicted, so SIGTERM may interrupt."""
         self._context = zmq.Context()
-        self._hello = wire.pack_header(wire.HELLO, wire.MAJOR, wire.MINOR, os.getpid())
+        # The controlling peer predicts now and then only: the others share what this process can do.
+        shared_by = max(1, len(spec.endpoints) - 1) if can_read_text(spec.input_type) else 0
+        self._hello = wire.pack_header(wire.HELLO, wire.MAJOR, wire.MINOR, os.getpid(), shared_by)
+        self._readers: dict[int, NumberReader] = {}
         self._monitors: dict[zmq.Socket[bytes], zmq.Socket[bytes]] = {}
         self._greeted: set[zmq.Socket[bytes]] = set()
         self._sockets = [self._connect(endpoint) for endpoint in spec.endpoints]
@@ -174,7 +179,11 @@ class Conversation:
             fields = wire.unpack_header(header)
             if fields[0] == wire.PREDICT:
                 _, batch, code, count, lengths = fields[:5]
-                self._predict(lane, wrapper, bytes_as, batch, code, count, lengths, body)
+                if code in _TEXT_TYPES:
+                    self._predict_texts(lane, wrapper, batch, code, count, lengths, fields[5], body)
+                else:
+                    # A copy: a wrapper may keep what it is given.
+                    self._predict(lane, wrapper, bytes_as, batch, code, count, lengths, bytes(body))
         except (wire.WireError, ValueError, TypeError, IndexError) as error:
             log_traceback(error)  # and drop the message
 
@@ -189,7 +198,10 @@ class Conversation:
                 large = isinstance(lengths, list) or count * lengths > _LARGE_BODY_BYTES
                 body = socket.recv(copy=False).buffer if large else socket.recv()
                 more = socket.getsockopt(zmq.RCVMORE)
-                self._predict(socket, wrapper, bytes_as, batch, code, count, lengths, body)
+                if code in _TEXT_TYPES:
+                    self._predict_texts(socket, wrapper, batch, code, count, lengths, fields[5], body)
+                else:
+                    self._predict(socket, wrapper, bytes_as, batch, code, count, lengths, body)
             elif kind == wire.PING:
                 self._send(socket, wire.pack_header(wire.PONG, fields[1]))
             elif kind == wire.LANE:
@@ -223,6 +235,39 @@ class Conversation:
             self._send(way, wire.pack_header(wire.FAULT, batch, self._fault_reason(error)))
             return
         self._send(way, wire.pack_header(wire.OUTPUT, batch, spent_us, [*map(len, texts)]), b"".join(texts))
+
+    def _predict_texts(
+        self,
+        way: _Way,
+        wrapper: Wrapper,
+        batch: int,
+        code: int,
+        count: int,
+        lengths: int | list[int],
+        elements: int,
+        body: Any,
+    ) -> None:
+        """Predict the texts that can be read. Reading counts as predicting: it, too, is what a larger batch costs."""
+        try:
+            began_ns = time.perf_counter_ns()
+            reader = self._readers.get(code)
+            if reader is None:  # not imported before: most replicas are never sent a text
+                reader = self._readers[code] = NumberReader(_TEXT_TYPES[code])
+            inputs, unread = reader.read(count, lengths, elements, body)
+            read_us = (time.perf_counter_ns() - began_ns) // 1000
+            texts: list[bytes] = []
+            spent_us = read_us
+            if len(unread) < count:
+                outputs = wrapper.predict(inputs)
+                spent_us = (time.perf_counter_ns() - began_ns) // 1000
+                texts = encode_outputs(outputs, count - len(unread))
+            for place in unread:
+                texts.insert(place, b"")
+        except BaseException as error:  # sys.exit() in a wrapper included
+            self._send(way, wire.pack_header(wire.FAULT, batch, self._fault_reason(error)))
+            return
+        header = wire.pack_header(wire.OUTPUT, batch, spent_us, [*map(len, texts)], read_us)
+        self._send(way, header, b"".join(texts))
 
     def _fault_reason(self, error: BaseException) -> str:
         """Return what the peer is told; the whole traceback goes to the log, the same one not again and again."""

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from clipperfs import wire
 
 _CONNECT_S = 1.0
-_BUFFER = memoryview(bytearray(512 * 1024))
-"""Everything is read into here first: asking the system for as much memory for each read costs more than a batch."""
 _MAX_UNSENT_BYTES = wire.MAX_LANE_FRAME_BYTES
 
 
@@ -29,7 +27,7 @@ class Lane:
         except BaseException:
             self._socket.close()
             raise
-        self._cutter = wire.FrameCutter()
+        self._frames = wire.FrameBuffer()
         self._unsent = bytearray()
         self._has_read = False
         self.is_open = True
@@ -45,19 +43,22 @@ class Lane:
         return bool(self._unsent)
 
     def read_all(self) -> Iterator[tuple[bytes, memoryview]]:
-        """Return all messages that have arrived, however many reads that takes."""
+        """Return all messages that have arrived, however many reads that takes. Bodies are as in ``read``."""
         self._has_read = True
         while self.is_open and self._has_read:
             self._has_read = False
             yield from self.read()
 
     def read(self) -> Iterator[tuple[bytes, memoryview]]:
-        """Return the messages that have arrived, each as header and body. The lane is closed when the peer is gone."""
+        """Return the messages that have arrived, each as header and body. The lane is closed when the peer is gone.
+
+        A body is good until the next message is asked for: whoever keeps one copies it.
+        """
         try:
-            size = self._socket.recv_into(_BUFFER)
+            size = self._socket.recv_into(self._frames.room())
             if size:
                 self._has_read = True
-                yield from self._cutter.feed(bytes(_BUFFER[:size]))
+                yield from self._frames.take(size)
             else:
                 self.close()
         except BlockingIOError:

@@ -205,13 +205,15 @@ class Rig:
         self.children[number].kill()
         self.children[number].wait(5)
 
-    def start_replica(self, wrapper: str = "noop", input_type: Any = "doubles", **options: Any) -> str:
+    def start_replica(
+        self, wrapper: str = "noop", input_type: Any = "doubles", allow_code: bool = False, **options: Any
+    ) -> str:
         """Start a real replica process; return its identity once it is ready."""
         if self._router is None:
             self._router = self._context.socket(zmq.ROUTER)
             self._router.bind(control.controller_endpoint(self.runtime))
         endpoints = (control.controller_endpoint(self.runtime), self.endpoint)
-        spec = ReplicaSpec(new_identity(), endpoints, self.runtime, "m", "1", wrapper, input_type, options, False)
+        spec = ReplicaSpec(new_identity(), endpoints, self.runtime, "m", "1", wrapper, input_type, options, allow_code)
         self.replicas.append(spawn(spec, log_path=Path(self.runtime, "replica.log")))
         while self._router.poll(20_000):
             identity, *frames = self._router.recv_multipart()

@@ -71,7 +71,7 @@ def test_page_states_the_numbers_of_the_code() -> None:
         assert f"| {getattr(wire, name)} | {name} |" in page
     for code, input_type in enumerate(wire.INPUT_TYPES):
         assert re.search(rf"\b{code}\s+{input_type}", page)
-    assert "version 1.1" in page and (wire.MAJOR, wire.MINOR) == (1, 1)
+    assert "version 1.2" in page and (wire.MAJOR, wire.MINOR) == (1, 2)
     assert f"{wire.LANE_BODY_BYTES:,} bytes" in page and wire.MAX_LANE_FRAME_BYTES == 64 * 2**20 and "64 MiB" in page
     assert "2³⁰" in page and wire.MAX_BODY_BYTES == 2**30
     assert "2²⁰" in page and MAX_INPUTS == 2**20

@@ -21,6 +21,7 @@ from clipperfs.errors import LoadFailed
 from clipperfs.replica.process import ReplicaProcess, clean_environment, exit_reason, spawn
 from clipperfs.replica.session import ReplicaSession
 from clipperfs.replica.spec import ReplicaSpec, new_identity
+from clipperfs.replica.text import can_read_text
 from clipperfs.wrapper import LoadContext
 
 
@@ -91,7 +92,7 @@ def peers(tmp_path: Path) -> Iterator[Callable[[int], Peers]]:
 def test_start_is_told_to_every_peer_and_the_state_to_the_first(peers: Callable[[int], Peers]) -> None:
     room = peers(2)
     process = room.start()
-    hello = [wire.HELLO, wire.MAJOR, wire.MINOR, process.pid]
+    hello = [wire.HELLO, wire.MAJOR, wire.MINOR, process.pid, int(can_read_text("doubles"))]
     assert room.receive(0) == (hello, [])
     assert room.receive(1) == (hello, [])
     assert room.receive(0) == ([wire.STATE, wire.LOADING, ""], [])
@@ -282,9 +283,43 @@ def test_peer_that_was_restarted_is_greeted_and_served_again(peers: Callable[[in
         room.sockets[1] = room.context.socket(zmq.ROUTER)
         room.sockets[1].setsockopt(zmq.LINGER, 0)
         room.sockets[1].bind(room.endpoints[1])
-        assert room.receive(1) == ([wire.HELLO, wire.MAJOR, wire.MINOR, process.pid], [])
+        hello = [wire.HELLO, wire.MAJOR, wire.MINOR, process.pid, int(can_read_text("doubles"))]
+        assert room.receive(1) == (hello, [])
         room.predict(1, 9)
         assert room.receive(1)[0][:2] == [wire.OUTPUT, 9]
+
+
+def test_greeting_says_how_many_frontends_share_the_replica(peers: Callable[[int], Peers]) -> None:
+    pytest.importorskip("simdjson")
+    room = peers(4)
+    room.start()
+    assert room.receive()[0][4:] == [3]
+
+
+def test_texts_are_read_and_predicted_and_the_others_come_back(peers: Callable[[int], Peers]) -> None:
+    pytest.importorskip("simdjson")
+    room = peers(1)
+    room.start(options={"output": "[7]"})
+    room.until_ready()
+    texts = [b'{"input":[1, 2]}', b'{"input":[1]}', b'{"input":[1,]}', b'{ "input" : [3,4] } ']
+    for elements, expected in ((2, [3, 0, 0, 3]), (0, [3, 3, 0, 3]), (3, [0, 0, 0, 0])):
+        room.send(0, wire.pack_header(wire.PREDICT, 1, 6, 4, [*map(len, texts)], elements), b"".join(texts))
+        fields, frames = room.receive()
+        assert fields[:2] == [wire.OUTPUT, 1]
+        assert fields[3] == expected
+        assert 0 <= fields[4] <= fields[2]
+        assert frames == [b"[7]" * sum(length > 0 for length in expected)]
+
+
+@pytest.mark.parametrize("fields", [(4, [1], 0), (1, 3, 0), (1, 2, -1), (1, 2, "x"), (1, 2, None)])
+def test_texts_whose_numbers_contradict_are_a_fault(peers: Callable[[int], Peers], fields: tuple[Any, ...]) -> None:
+    room = peers(1)
+    room.start()
+    room.until_ready()
+    room.send(0, wire.pack_header(wire.PREDICT, 5, 6, *fields), b"{}")
+    assert room.receive()[0][:2] == [wire.FAULT, 5]
+    room.predict(0, 6)
+    assert room.receive()[0][:2] == [wire.OUTPUT, 6]
 
 
 def test_process_has_a_group_of_its_own_and_becomes_readable_at_its_end(peers: Callable[[int], Peers]) -> None:

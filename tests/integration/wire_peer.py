@@ -13,7 +13,8 @@ Run as ``wire_peer.py ENDPOINT IDENTITY [BEHAVIOUR…]``; says ``connected`` on 
     once           answers the first batch, then falls silent
     lane           takes the lane that it is offered; answers go back the way that the batch came
     unframed       breaks the lane's framing at once
-    log:PATH       writes the size of each batch and its inputs' first elements to a file
+    text           says that it can read texts; those whose list has a 13 it says that it could not read
+    log:PATH       writes the size of each batch, its inputs' first elements, and "text" if they were, to a file
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import msgpack
 import zmq
 
 HELLO, PREDICT, OUTPUT, FAULT, STOP, LANE = 1, 3, 4, 5, 6, 9
+DOUBLES, DOUBLES_AS_TEXT = 2, 6
 
 
 class LaneEnd:
@@ -72,7 +74,8 @@ def main() -> None:
     peer.setsockopt(zmq.LINGER, 0)
     monitor = peer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
     peer.connect(endpoint)
-    peer.send(msgpack.packb([HELLO, 1, "lane" in behaviour, os.getpid()]))
+    minor = 2 if "text" in behaviour else "lane" in behaviour
+    peer.send(msgpack.packb([HELLO, 1, minor, os.getpid(), *([1] if "text" in behaviour else [])]))
     monitor.recv_multipart()
     peer.disable_monitor()
     poller = zmq.Poller()
@@ -104,17 +107,23 @@ def main() -> None:
 
 def answer(peer: Any, behaviour: dict[str, str], fields: list[Any], body: bytes, seen: int) -> None:
     """Answer one batch as told."""
-    _, batch, _, count, lengths = fields
+    _, batch, code, count, lengths = fields[:5]
     sizes = lengths if isinstance(lengths, list) else [lengths] * count
-    assert sum(sizes) * 8 == len(body), "a PREDICT whose lengths do not add up"
-    inputs, start = [], 0
+    width = 1 if code == DOUBLES_AS_TEXT else 8
+    assert code in (DOUBLES, DOUBLES_AS_TEXT) and ("text" in behaviour or code == DOUBLES)
+    assert sum(sizes) * width == len(body), "a PREDICT whose lengths do not add up"
+    inputs: list[Any] = []
+    start = 0
     for size in sizes:
-        inputs.append(struct.unpack_from(f"<{size}d", body, start))
-        start += size * 8
+        if code == DOUBLES:
+            inputs.append(struct.unpack_from(f"<{size}d", body, start))
+        else:
+            inputs.append([float(value) for value in json.loads(body[start : start + size])["input"]])
+        start += size * width
     firsts = [values[0] for values in inputs]
     if "log" in behaviour:
         with open(behaviour["log"], "a") as log:
-            log.write(json.dumps([count, firsts]) + "\n")
+            log.write(json.dumps([count, firsts, *(["text"] if code == DOUBLES_AS_TEXT else [])]) + "\n")
     if "die" in behaviour or float(behaviour.get("die-on", "nan")) in firsts:
         os._exit(9)
     if "silent" in behaviour or ("once" in behaviour and seen):
@@ -126,6 +135,8 @@ def answer(peer: Any, behaviour: dict[str, str], fields: list[Any], body: bytes,
         peer.send(msgpack.packb([FAULT, batch, "ValueError: no"]))
         return
     texts = [json.dumps(behaviour.get("name", values)).encode() for values in inputs]
+    if code == DOUBLES_AS_TEXT:
+        texts = [b"" if 13.0 in values else text for values, text in zip(inputs, texts, strict=True)]
     if "empty" in behaviour:
         texts[0] = b""
     if "garbage" in behaviour:
@@ -139,7 +150,8 @@ def answer(peer: Any, behaviour: dict[str, str], fields: list[Any], body: bytes,
         out = out[:-1]
     if "lying" in behaviour:
         out[0] += 1
-    reply = [msgpack.packb([OUTPUT, batch, 7, out]), b"".join(texts)]
+    read_us = [3] if code == DOUBLES_AS_TEXT else []
+    reply = [msgpack.packb([OUTPUT, batch, 7, out, *read_us]), b"".join(texts)]
     peer.send_multipart(reply)
     if "twice" in behaviour:
         peer.send_multipart(reply)

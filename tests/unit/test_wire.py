@@ -204,6 +204,52 @@ def test_frames_come_out_of_a_lane_as_they_went_in_however_they_are_cut(
     assert found == messages
 
 
+sizes_of_bodies = st.integers(0, 60) | st.sampled_from([wire.BUFFER_BYTES, 3 * wire.BUFFER_BYTES + 1])
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=20), sizes_of_bodies), max_size=8), st.data())
+def test_frames_come_out_of_a_buffer_as_they_went_in_however_they_arrive(
+    messages: list[tuple[bytes, int]], data: st.DataObject
+) -> None:
+    expected = [(header, bytes([at + 1]) * size) for at, (header, size) in enumerate(messages)]
+    stream = b"".join(wire.pack_frame_head(header, len(body)) + body for header, body in expected)
+    buffer = wire.FrameBuffer()
+    found = []
+    while stream:
+        room = buffer.room()
+        assert len(room) > 0
+        size = min(len(room), len(stream), data.draw(st.integers(1, 40) | st.just(1 << 30)))
+        room[:size] = stream[:size]
+        stream = stream[size:]
+        found += [(header, bytes(body)) for header, body in buffer.take(size)]
+    assert found == expected
+
+
+def test_buffer_lets_go_of_the_room_of_a_very_large_frame() -> None:
+    buffer = wire.FrameBuffer()
+    stream = b"".join(
+        wire.pack_frame_head(b"h", size) + bytes(size) for size in (2 * wire.MAX_KEPT_BYTES, wire.BUFFER_BYTES, 1)
+    )
+    count, rooms = 0, []
+    while stream:
+        room = buffer.room()
+        rooms.append(len(room))
+        size = min(len(room), len(stream))
+        room[:size] = stream[:size]
+        stream = stream[size:]
+        count += len(list(buffer.take(size)))
+    assert count == 3
+    assert max(rooms) > wire.MAX_KEPT_BYTES
+    assert len(buffer.room()) == wire.BUFFER_BYTES
+
+
+def test_frame_that_is_too_large_for_a_buffer_is_refused() -> None:
+    buffer = wire.FrameBuffer()
+    buffer.room()[:8] = wire.MAX_LANE_FRAME_BYTES.to_bytes(4, "little") + bytes(4)
+    with pytest.raises(wire.WireError, match="is larger than"):
+        list(buffer.take(8))
+
+
 def test_body_lies_aligned_in_its_frame() -> None:
     for size in range(1, 20):
         assert len(wire.pack_frame_head(b"h" * size, 5)) % wire.ALIGNMENT == 0

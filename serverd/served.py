@@ -28,9 +28,9 @@ SHORT_S: Final = 0.002
 Above it, waiting makes fuller batches: 29 % more answers a second where a batch costs 3 ms however full it is (measured
 with 32 clients)."""
 
-TEXT_S: Final = 30e-6
+TEXT_S: Final = 20e-6
 """A model that takes less than this for a query has its replicas read long lists of numbers. Without reading them, a
-frontend spends some 40 µs on such a query and a replica, beside the model, 10 (measured): a cheaper model leaves the
+frontend spends some 30 µs on such a query and a replica, beside the model, 10 (measured): a cheaper model leaves the
 replica the less busy of the two, a dearer one has nothing to give away."""
 
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from clipperfs import wire
 
-from .batching import BASE_FACTOR, MAX_QUEUED, SLO_SHARE, BatchLimit, DeadlineQueue, bearable_rows
+from .batch_limit import BASE_FACTOR, CROWDED_SHARE, SLO_SHARE, BatchLimit
+from .batching import MAX_QUEUED, DeadlineQueue, bearable_rows
 from .cache import cache_prefix
 from .counters import VersionCounter
 from .hedging import Pace
@@ -21,6 +22,13 @@ DEPTH: Final = 2
 """Batches that are out to one replica at most: one is predicted while the next is on its way."""
 SMOOTHING: Final = 0.2
 """The weight of a new measurement of a version's predict time."""
+CROWDED_AT: Final = 0.05
+CALM_BELOW: Final = 0.01
+"""The parts of all queries that are refused from which, and until which, a version is held to be crowded."""
+REFUSED_SMOOTHING: Final = 1 / 16
+"""The weight of a batch in the part of all queries that are refused."""
+DEADLINE_RESERVE_S: Final = 0.001
+"""How much before its deadline a query is given up, so that the default output arrives in time."""
 LEAD_S: Final = 0.001
 """How long before a batch should end the next one goes to the same replica."""
 SHORT_S: Final = 0.002
@@ -104,6 +112,7 @@ class ServedVersion:
         "element_bytes",
         "faults_in_row",
         "input_code",
+        "is_crowded",
         "is_dirty",
         "is_leaving",
         "live",
@@ -112,11 +121,14 @@ class ServedVersion:
         "pace",
         "predict_s",
         "queue",
+        "refused",
+        "refused_share",
         "replicas",
         "reply_head",
         "retries",
         "route",
         "slo_s",
+        "slow_at",
         "uses_cache",
     )
 
@@ -132,6 +144,13 @@ class ServedVersion:
         """The unanswered query for each key of the cache: equal ones follow it."""
         self.bearable = MAX_QUEUED
         """Queries that may wait; more would not be answered in time."""
+        self.refused = 0
+        """Queries that were, since the last batch came back."""
+        self.refused_share = 0.0
+        self.slow_at = float("-inf")
+        """When a batch last took longer than any may."""
+        self.is_crowded = False
+        """Whether more is asked than can be answered."""
         self.cost = LatencyModel()
         self.batch_limit = BatchLimit(route.max_batch, route.fixed_batch)
         self.slo_s = 0.0
@@ -170,19 +189,48 @@ class ServedVersion:
             self.slo_s = slo_s
             self.batch_limit.start(self.cost.largest_within(self.budget_s))
 
-    def learn(self, rows: int, sent_at: float, now: float, predict_s: float) -> None:
+    def learn(self, queries: list[Query], sent_at: float, now: float, predict_s: float) -> None:
         """Learn from a batch that came back: what batches cost, how large they may be, and how many queries may wait.
 
         While batches still grow, nobody knows how many could be answered.
+
+        Args:
+            queries: The queries in it.
+            sent_at: When it was sent, in seconds.
+            now: The same clock now.
+            predict_s: How long predicting it took.
         """
+        rows = len(queries)
+        limit = self.batch_limit
+        budget_s = self.budget_s
         self.predict_s += (predict_s - self.predict_s) * SMOOTHING
         self.cost.observe(rows, predict_s)
-        limit = self.batch_limit
-        limit.observe(rows, sent_at, now, predict_s, self.budget_s)
+        self.refused_share += (self.refused / (self.refused + rows) - self.refused_share) * REFUSED_SMOOTHING
+        self.refused = 0
+        if self.refused_share > CROWDED_AT and not self.is_crowded:
+            self.is_crowded = True
+            limit.look_again()
+        elif self.refused_share < CALM_BELOW and self.is_crowded:
+            self.is_crowded = False
+            limit.keep_within(now, budget_s)
+        most_s, in_time = 0.0, 1.0
+        if self.is_crowded:
+            most_s = self.slo_s * CROWDED_SHARE
+            if predict_s > most_s:
+                self.slow_at = now
+            elif predict_s > budget_s and now > self.slow_at + 2 * self.slo_s:  # else that one made them late
+                in_time = _part_in_time(queries, now)
+        limit.observe(rows, sent_at, now, predict_s, budget_s, most_s, in_time)
         if limit.is_growing:
             self.bearable = MAX_QUEUED
         else:
-            self.bearable = bearable_rows(limit.limit, self.cost.middle_s(limit.limit), len(self.replicas), self.slo_s)
+            self.bearable = bearable_rows(
+                limit.limit,
+                self.cost.middle_s(limit.limit),
+                len(self.replicas),
+                self.slo_s,
+                is_crowded=self.is_crowded,
+            )
 
     def pick_replica(self) -> Replica | None:
         """Return the reachable replica with the fewest batches out, or None when each has enough."""
@@ -229,3 +277,12 @@ class ServedVersion:
             if best is None or replica.batches < best.batches:
                 best = replica
         return best
+
+
+def _part_in_time(queries: list[Query], now: float) -> float:
+    """Return the part of a batch's queries that were not given up before it came back."""
+    late = 0
+    for query in queries:
+        if query.deadline < now + DEADLINE_RESERVE_S:
+            late += 1
+    return 1.0 - late / len(queries)

@@ -23,10 +23,13 @@ DEPTH: Final = 2
 SMOOTHING: Final = 0.2
 """The weight of a new measurement of a version's predict time."""
 CROWDED_AT: Final = 0.05
-CALM_BELOW: Final = 0.01
-"""The parts of all queries that are refused from which, and until which, a version is held to be crowded."""
+"""The part of all queries that is refused from which a version is held to be crowded."""
 REFUSED_SMOOTHING: Final = 1 / 16
-"""The weight of a batch in the part of all queries that are refused."""
+"""The weight of a batch in that part."""
+MOST_REFUSED: Final = 0.5
+"""The part of a batch that counts at most: one stall, in which hundreds are refused, does not make a crowd."""
+CALM_AFTER: Final = 16
+"""Batches in a row without a query refused after which a version is crowded no more."""
 DEADLINE_RESERVE_S: Final = 0.001
 """How much before its deadline a query is given up, so that the default output arrives in time."""
 LEAD_S: Final = 0.001
@@ -106,6 +109,7 @@ class ServedVersion:
         "batch_limit",
         "bearable",
         "cache_prefix",
+        "calm_batches",
         "cost",
         "counter",
         "delay_timer",
@@ -147,6 +151,8 @@ class ServedVersion:
         self.refused = 0
         """Queries that were, since the last batch came back."""
         self.refused_share = 0.0
+        self.calm_batches = 0
+        """Batches in a row, up to the last, without a query refused."""
         self.slow_at = float("-inf")
         """When a batch last took longer than any may."""
         self.is_crowded = False
@@ -205,13 +211,16 @@ class ServedVersion:
         budget_s = self.budget_s
         self.predict_s += (predict_s - self.predict_s) * SMOOTHING
         self.cost.observe(rows, predict_s)
-        self.refused_share += (self.refused / (self.refused + rows) - self.refused_share) * REFUSED_SMOOTHING
+        share = min(MOST_REFUSED, self.refused / (self.refused + rows))
+        self.refused_share += (share - self.refused_share) * REFUSED_SMOOTHING
+        self.calm_batches = 0 if self.refused else self.calm_batches + 1
         self.refused = 0
-        if self.refused_share > CROWDED_AT and not self.is_crowded:
+        if not self.is_crowded and self.refused_share > CROWDED_AT:
             self.is_crowded = True
             limit.look_again()
-        elif self.refused_share < CALM_BELOW and self.is_crowded:
+        elif self.is_crowded and self.calm_batches >= CALM_AFTER:
             self.is_crowded = False
+            self.refused_share = 0.0
             limit.keep_within(now, budget_s)
         most_s, in_time = 0.0, 1.0
         if self.is_crowded:

@@ -125,8 +125,9 @@ def test_start_that_was_wrong_by_four_corrects_itself_in_a_few_batches(cost: Cos
     limit.start(model.largest_within(BUDGET_S))
     assert limit.limit <= min(32, ceiling)
     sizes, _ = drive(limit, cost, SETTLED + 20)
-    # Smaller sizes than the start are not tried while it meets the budget: a ceiling of 7 may hide a step at 4.
-    assert cost.per_s(sizes[SETTLED:]) >= 0.85 * cost.most_per_s(ceiling)
+    # Sizes smaller than the start are not tried while it meets the budget: a ceiling of 7 may hide a step at 4.
+    tried = range(min(sizes), cost.largest(ceiling) + 1)
+    assert cost.per_s(sizes[SETTLED:]) >= 0.85 * max((rows / cost(rows) for rows in tried), default=0.0)
     if cost.largest(ceiling):
         late = [cost(size) > 2 * BUDGET_S for size in sizes]  # a batch over twice its budget makes queries late
         assert sum(late) <= 3

@@ -18,12 +18,10 @@ from .control import lane_path
 from .counters import Counters
 from .pending import DeadlineLanes, Query
 from .routing import SLO_MISSED, RoutingTable, VersionRoute, explain_crashed, explain_failed, explain_overload
-from .served import DEPTH, LEAD_S, Batch, Replica, ServedVersion
+from .served import DEADLINE_RESERVE_S, DEPTH, LEAD_S, Batch, Replica, ServedVersion
 from .slow import SlowLog
 from .transport import HELLO_START, ReplicaTransport
 
-DEADLINE_RESERVE_S: Final = 0.001
-"""How much before its deadline a query is given up, so that the default output arrives in time."""
 MAX_FAULTS_SPLIT: Final = 8
 """Faults in a row after which a version's failed batches are no longer split to find the query that fails."""
 SPLIT_SHARE: Final = 0.3
@@ -141,6 +139,7 @@ class Dispatcher:
         """Answer for a version that cannot take in one more query."""
         version = query.version
         version.counter.defaults += 1
+        version.refused += 1
         now = monotonic()
         active = self._successor(version) if query.is_canary and query.deadline > now + DEADLINE_RESERVE_S else None
         if active is None:
@@ -431,7 +430,7 @@ class Dispatcher:
         predict_us = fields[2] if isinstance(fields[2], int) and fields[2] > 0 else int(latency_s * 1e6)
         predict_s = min(predict_us / 1e6, latency_s)
         read_s = texts.read_seconds(fields, predict_s) if batch.is_text else 0.0
-        version.learn(len(queries), batch.sent_at, now, predict_s, read_s)
+        version.learn(queries, batch.sent_at, now, predict_s, read_s)
         version.counter.observe(len(queries), latency_s, predict_us)
         version.pace.observe(latency_s)
         if unread:

@@ -8,7 +8,8 @@ from typing import Final
 
 from clipperfs import wire
 
-from .batching import BASE_FACTOR, MAX_QUEUED, SLO_SHARE, BatchLimit, DeadlineQueue, bearable_rows
+from .batch_limit import BASE_FACTOR, CROWDED_SHARE, SLO_SHARE, BatchLimit
+from .batching import MAX_QUEUED, DeadlineQueue, bearable_rows
 from .cache import cache_prefix
 from .counters import VersionCounter
 from .hedging import Pace
@@ -21,6 +22,16 @@ DEPTH: Final = 2
 """Batches that are out to one replica at most: one is predicted while the next is on its way."""
 SMOOTHING: Final = 0.2
 """The weight of a new measurement of a version's predict time."""
+CROWDED_AT: Final = 0.05
+"""The part of all queries that is refused from which a version is held to be crowded."""
+REFUSED_SMOOTHING: Final = 1 / 16
+"""The weight of a batch in that part."""
+MOST_REFUSED: Final = 0.5
+"""The part of a batch that counts at most: one stall, in which hundreds are refused, does not make a crowd."""
+CALM_AFTER: Final = 16
+"""Batches in a row without a query refused after which a version is crowded no more."""
+DEADLINE_RESERVE_S: Final = 0.001
+"""How much before its deadline a query is given up, so that the default output arrives in time."""
 LEAD_S: Final = 0.001
 """How long before a batch should end the next one goes to the same replica."""
 SHORT_S: Final = 0.002
@@ -108,6 +119,7 @@ class ServedVersion:
         "batch_limit",
         "bearable",
         "cache_prefix",
+        "calm_batches",
         "cost",
         "counter",
         "delay_timer",
@@ -115,6 +127,7 @@ class ServedVersion:
         "faults_in_row",
         "has_texts",
         "input_code",
+        "is_crowded",
         "is_dirty",
         "is_leaving",
         "live",
@@ -125,12 +138,15 @@ class ServedVersion:
         "predict_s",
         "queue",
         "reads_texts",
+        "refused",
+        "refused_share",
         "replicas",
         "reply_head",
         "retries",
         "route",
         "rows",
         "slo_s",
+        "slow_at",
         "takes_texts",
         "text_code",
         "uses_cache",
@@ -148,6 +164,15 @@ class ServedVersion:
         """The unanswered query for each key of the cache: equal ones follow it."""
         self.bearable = MAX_QUEUED
         """Queries that may wait; more would not be answered in time."""
+        self.refused = 0
+        """Queries that were, since the last batch came back."""
+        self.refused_share = 0.0
+        self.calm_batches = 0
+        """Batches in a row, up to the last, without a query refused."""
+        self.slow_at = float("-inf")
+        """When a batch last took longer than any may."""
+        self.is_crowded = False
+        """Whether more is asked than can be answered."""
         self.cost = LatencyModel()
         self.batch_limit = BatchLimit(route.max_batch, route.fixed_batch)
         self.slo_s = 0.0
@@ -210,24 +235,56 @@ class ServedVersion:
         )
         self.takes_texts = self.reads_texts and self.model_s < TEXT_S * self.rows
 
-    def learn(self, rows: int, sent_at: float, now: float, predict_s: float, read_s: float = 0.0) -> None:
+    def learn(self, queries: list[Query], sent_at: float, now: float, predict_s: float, read_s: float = 0.0) -> None:
         """Learn from a batch that came back: what batches cost, how large they may be, and how many queries may wait.
 
-        While batches still grow, nobody knows how many could be answered. ``read_s`` of ``predict_s`` went by while
-        texts were read.
+        While batches still grow, nobody knows how many could be answered.
+
+        Args:
+            queries: The queries in it.
+            sent_at: When it was sent, in seconds.
+            now: The same clock now.
+            predict_s: How long predicting it took.
+            read_s: How much of that went by while texts were read.
         """
+        rows = len(queries)
+        limit = self.batch_limit
+        budget_s = self.budget_s
         self.predict_s += (predict_s - self.predict_s) * SMOOTHING
         if self.reads_texts:
             self.model_s += (predict_s - read_s - self.model_s) * SMOOTHING
             self.rows += (rows - self.rows) * SMOOTHING
             self.takes_texts = self.model_s < TEXT_S * self.rows
         self.cost.observe(rows, predict_s)
-        limit = self.batch_limit
-        limit.observe(rows, sent_at, now, predict_s, self.budget_s)
+        share = min(MOST_REFUSED, self.refused / (self.refused + rows))
+        self.refused_share += (share - self.refused_share) * REFUSED_SMOOTHING
+        self.calm_batches = 0 if self.refused else self.calm_batches + 1
+        self.refused = 0
+        if not self.is_crowded and self.refused_share > CROWDED_AT:
+            self.is_crowded = True
+            limit.look_again()
+        elif self.is_crowded and self.calm_batches >= CALM_AFTER:
+            self.is_crowded = False
+            self.refused_share = 0.0
+            limit.keep_within(now, budget_s)
+        most_s, in_time = 0.0, 1.0
+        if self.is_crowded:
+            most_s = self.slo_s * CROWDED_SHARE
+            if predict_s > most_s:
+                self.slow_at = now
+            elif predict_s > budget_s and now > self.slow_at + 2 * self.slo_s:  # else that one made them late
+                in_time = _part_in_time(queries, now)
+        limit.observe(rows, sent_at, now, predict_s, budget_s, most_s, in_time)
         if limit.is_growing:
             self.bearable = MAX_QUEUED
         else:
-            self.bearable = bearable_rows(limit.limit, self.cost.middle_s(limit.limit), len(self.replicas), self.slo_s)
+            self.bearable = bearable_rows(
+                limit.limit,
+                self.cost.middle_s(limit.limit),
+                len(self.replicas),
+                self.slo_s,
+                is_crowded=self.is_crowded,
+            )
 
     def pick_replica(self) -> Replica | None:
         """Return the reachable replica with the fewest batches out, or None when each has enough."""
@@ -274,3 +331,12 @@ class ServedVersion:
             if best is None or replica.batches < best.batches:
                 best = replica
         return best
+
+
+def _part_in_time(queries: list[Query], now: float) -> float:
+    """Return the part of a batch's queries that were not given up before it came back."""
+    late = 0
+    for query in queries:
+        if query.deadline < now + DEADLINE_RESERVE_S:
+            late += 1
+    return 1.0 - late / len(queries)

@@ -104,7 +104,7 @@ def test_table_that_changes_nothing_for_a_version_leaves_its_limit(make_world: M
 
 def test_other_slo_starts_anew_from_what_was_learned() -> None:
     world = BatchWorld(lambda rows: 0.001 + 0.0005 * rows, 0.1)
-    world.run(2500, 1.0)
+    world.run(2500, 4.0)
     assert world.version.batch_limit.limit > 64
     world.slo_s = 0.025
     world.load("1")

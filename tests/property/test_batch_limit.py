@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
-from clipperfs.serverd.batching import BatchLimit
+from clipperfs.serverd.batch_limit import BatchLimit
 from clipperfs.serverd.latency_model import LatencyModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,11 +30,21 @@ class Cost:
     factor: float = 1.0
 
     def __call__(self, rows: int) -> float:
-        return BUDGET_S * self.factor * (self.base + self.row * rows + self.step * -(-rows // self.step_rows))
+        steps = -(-rows // self.step_rows)
+        return BUDGET_S * self.factor * max(1e-9, self.base + self.row * rows + self.step * steps)
 
     def largest(self, ceiling: int, noise: float = 0.0) -> int:
         """Return the largest batch that meets the budget, 0 if none does."""
         return max((rows for rows in range(1, ceiling + 1) if self(rows) * (1 + noise) <= BUDGET_S), default=0)
+
+    def most_per_s(self, ceiling: int, noise: float = 0.0) -> float:
+        """Return the queries a second of the size that answers most of those that meet the budget, 0 if none does."""
+        sizes = range(1, self.largest(ceiling, noise) + 1)
+        return max((rows / self(rows) for rows in sizes), default=0.0)
+
+    def per_s(self, sizes: Sequence[int]) -> float:
+        """Return the queries a second of batches one after another."""
+        return sum(sizes) / sum(map(self, sizes))
 
 
 costs = st.builds(
@@ -58,32 +68,29 @@ def drive(limit: BatchLimit, cost: Callable[[int], float], batches: int, now: fl
     return sizes, now
 
 
-def is_near(size: float, wanted: int) -> bool:
-    return abs(size - wanted) <= max(1.0, 0.1 * wanted)
-
-
 @given(costs, ceilings)
 @settings(max_examples=300, deadline=None)
-def test_limit_settles_at_the_largest_batch_that_meets_the_budget(cost: Cost, ceiling: int) -> None:
+def test_limit_settles_where_nearly_the_most_are_answered_within_the_budget(cost: Cost, ceiling: int) -> None:
     sizes, _ = drive(BatchLimit(ceiling), cost, SETTLED + 200)
-    wanted = max(1, cost.largest(ceiling))
     assert max(sizes) <= ceiling
-    assert all(is_near(size, wanted) for size in sizes[SETTLED:])
+    assert cost.per_s(sizes[SETTLED:]) >= 0.9 * cost.most_per_s(ceiling)
     if cost.largest(ceiling):
         assert sum(cost(size) > BUDGET_S for size in sizes[SETTLED:]) <= 10
+    else:
+        assert max(sizes) == 1
 
 
 @given(costs, ceilings, st.floats(0, 0.1), st.integers(0, 1000))
 @settings(max_examples=300, deadline=None)
-def test_noise_leaves_the_limit_where_its_upper_and_lower_ends_put_it(
+def test_noise_leaves_the_limit_where_nearly_the_most_are_answered(
     cost: Cost, ceiling: int, noise: float, seed: int
 ) -> None:
     source = random.Random(seed)
     sizes, _ = drive(BatchLimit(ceiling), lambda rows: cost(rows) * (1 + noise * source.random()), SETTLED + 300)
-    least, most = max(1, cost.largest(ceiling, noise)), max(1, cost.largest(ceiling))
+    most = max(1, cost.largest(ceiling))
     assert max(sizes) <= ceiling
-    typical = sorted(sizes[SETTLED:])[150]
-    assert min(0.9 * least, least - 1) <= typical <= max(1.1 * most, most + 1)
+    assert sorted(sizes[SETTLED:])[150] <= max(1.1 * most, most + 1)
+    assert cost.per_s(sizes[SETTLED:]) >= 0.85 * cost.most_per_s(ceiling, noise)
 
 
 @given(costs, ceilings, st.integers(0, 1000))
@@ -93,8 +100,7 @@ def test_rare_stalls_do_not_shrink_batches(cost: Cost, ceiling: int, seed: int) 
     sizes, _ = drive(
         BatchLimit(ceiling), lambda rows: cost(rows) + (BUDGET_S if source.random() < 0.01 else 0.0), SETTLED + 300
     )
-    wanted = cost.largest(ceiling)
-    assert wanted == 0 or is_near(sorted(sizes[SETTLED:])[150], wanted)
+    assert cost.per_s(sizes[SETTLED:]) >= 0.85 * cost.most_per_s(ceiling)
 
 
 @given(costs, ceilings, st.sampled_from([0.25, 4.0]), st.integers(1, 400))
@@ -104,9 +110,8 @@ def test_limit_recovers_when_the_cost_changes(cost: Cost, ceiling: int, factor: 
     _, now = drive(limit, cost, before)
     changed = Cost(cost.base, cost.row, cost.step, cost.step_rows, factor)
     sizes, _ = drive(limit, changed, SETTLED + 40, now)
-    wanted = changed.largest(ceiling)
-    assert all(is_near(size, max(1, wanted)) for size in sizes[SETTLED:])
-    if wanted:
+    assert changed.per_s(sizes[SETTLED:]) >= 0.85 * changed.most_per_s(ceiling)
+    if changed.largest(ceiling):
         assert sum(changed(size) > 1.25 * BUDGET_S for size in sizes[:SETTLED]) <= 12
 
 
@@ -120,9 +125,10 @@ def test_start_that_was_wrong_by_four_corrects_itself_in_a_few_batches(cost: Cos
     limit.start(model.largest_within(BUDGET_S))
     assert limit.limit <= min(32, ceiling)
     sizes, _ = drive(limit, cost, SETTLED + 20)
-    wanted = cost.largest(ceiling)
-    assert all(is_near(size, max(1, wanted)) for size in sizes[SETTLED:])
-    if wanted:
+    # Sizes smaller than the start are not tried while it meets the budget: a ceiling of 7 may hide a step at 4.
+    tried = range(min(sizes), cost.largest(ceiling) + 1)
+    assert cost.per_s(sizes[SETTLED:]) >= 0.85 * max((rows / cost(rows) for rows in tried), default=0.0)
+    if cost.largest(ceiling):
         late = [cost(size) > 2 * BUDGET_S for size in sizes]  # a batch over twice its budget makes queries late
         assert sum(late) <= 3
 
@@ -132,30 +138,41 @@ CASES: dict[str, tuple[Callable[[int], float], int, tuple[int, ...]]] = {
     "nearly the budget": (lambda rows: 0.021, 32, (16, 32)),
     "linear": (lambda rows: 0.002 + 0.0004 * rows, 512, (24, 32, 40, 48, 56)),
     "step": (lambda rows: 0.004 + 0.006 * -(-rows // 32), 512, (32, 64, 96)),
+    "step of 16": (lambda rows: 0.003 + 0.005 * -(-rows // 16), 512, (32, 48, 64)),
+    "step, ceiling within one": (lambda rows: 0.003 + 0.005 * -(-rows // 16), 50, (32, 48, 50)),
 }
 SLO_S = 0.05
 
 
+def noisy(cost: Callable[[int], float], noise: float) -> Callable[[int], float]:
+    source = random.Random(7)
+    return lambda rows: cost(rows) * (1 + noise * source.random())
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
 @pytest.mark.parametrize("case", CASES)
-def test_adaptive_batches_answer_nearly_as_many_in_time_as_the_best_fixed_size(case: str) -> None:
+def test_adaptive_batches_answer_nearly_as_many_in_time_as_the_best_fixed_size(case: str, noise: float) -> None:
     cost, ceiling, sizes = CASES[case]
     rate = 1.15 * max(rows / cost(rows) for rows in sizes if 2 * cost(rows) <= SLO_S)
     got = {}
     for fixed in (*sizes, None):
-        world = BatchWorld(cost, SLO_S, max_batch=ceiling, fixed_batch=fixed)
-        world.run(rate, 0.7)
+        world = BatchWorld(noisy(cost, noise), SLO_S, max_batch=ceiling, fixed_batch=fixed)
+        world.run(rate, 1.0)
         got[fixed] = world.run(rate, 1.5).within
         world.close()
     adaptive = got.pop(None)
-    assert adaptive >= 0.88 * max(got.values()), got
+    assert adaptive >= 0.92 * max(got.values()), got
 
 
+@pytest.mark.parametrize("is_after_overload", [False, True])
 @pytest.mark.parametrize("case", [case for case in CASES if case != "nearly the budget"])
-def test_at_four_fifths_of_the_capacity_nearly_all_are_answered_in_time(case: str) -> None:
+def test_at_four_fifths_of_the_capacity_nearly_all_are_answered_in_time(case: str, is_after_overload: bool) -> None:
     cost, ceiling, sizes = CASES[case]
     limits = [rows for rows in sizes if cost(rows) <= 0.4 * SLO_S] or [ceiling]
     world = BatchWorld(cost, SLO_S, max_batch=ceiling)
     rate = 0.8 * max(rows / cost(rows) for rows in limits)
+    if is_after_overload:
+        world.run(2 * rate, 1.5)
     world.run(rate, 1.0)
     tally = world.run(rate, 3.0)
     world.close()

@@ -139,10 +139,10 @@ class Query:
 def give_answer(number: int, sink: Exchange | BatchReply, index: int, output: bytes, head: bytes) -> None:
     """Answer with an output; ``head`` names the version that gave it."""
     body = answer_body(number, output)
-    if isinstance(sink, Exchange):
-        sink.send(b"%b%d\r\n\r\n%b" % (head, len(body), body))
-    else:
+    if isinstance(sink, BatchReply):
         sink.fill(index, body, head)
+    else:
+        sink.send(b"%b%d\r\n\r\n%b" % (head, len(body), body))
 
 
 def give_default(
@@ -151,10 +151,10 @@ def give_default(
     """Answer a query that never became one with the default output."""
     owner.counter.defaults[reason] += 1
     body = default_body(number, owner.default_output, explanation)
-    if isinstance(sink, Exchange):
-        sink.send(b"%b%d\r\n\r\n%b" % (PLAIN_HEAD, len(body), body))
-    else:
+    if isinstance(sink, BatchReply):
         sink.fill(index, body, None)
+    else:
+        sink.send(b"%b%d\r\n\r\n%b" % (PLAIN_HEAD, len(body), body))
 
 
 class BatchReply:

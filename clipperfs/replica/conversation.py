@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 import time
 import traceback
@@ -15,6 +16,7 @@ from clipperfs import wire
 from clipperfs.replica.batch import unpack_batch
 from clipperfs.replica.encode import OutputError, encode_outputs
 from clipperfs.replica.lane import Lane
+from clipperfs.replica.patience import PATIENCE_S, Patience
 from clipperfs.replica.spec import ReplicaSpec, failure_reason
 from clipperfs.replica.text import NumberReader, can_read_text
 from clipperfs.wrapper import Wrapper
@@ -63,6 +65,10 @@ class Conversation:
         self._beside: dict[Lane, zmq.Socket[bytes]] = {}
         """The peer's socket, which takes what is too large for its lane."""
         self._poller = zmq.Poller()
+        self._lane_poll = select.poll()
+        self._patience = Patience()
+        self._may_look = len(os.sched_getaffinity(0)) > 1
+        """Not on a single core: it would be taken from those who are to send something."""
         self._last_fault = ("", 0.0)
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
@@ -100,7 +106,7 @@ class Conversation:
                     self.waiting = False
                     self._answer(only, header, wrapper, bytes_as)
                     continue
-                ready = poller.poll()
+                ready: list[tuple[Any, int]] = self._look() or poller.poll()
                 self.waiting = False
                 for source, _ in ready:
                     lane = self._lanes.get(source) if type(source) is int else None
@@ -159,6 +165,18 @@ class Conversation:
         self._lanes[lane.fileno()] = lane
         self._beside[lane] = socket
         self._poller.register(lane.fileno(), zmq.POLLIN)
+        self._lane_poll.register(lane.fileno(), select.POLLIN)
+
+    def _look(self) -> list[tuple[int, int]]:
+        """Look at the lanes for a moment where that is likely to spare a sleep. Others may have the core meanwhile."""
+        if not self._may_look or not self._patience.should_look():
+            return []
+        poll = self._lane_poll.poll
+        until = time.perf_counter() + PATIENCE_S
+        while not (found := poll(0)) and time.perf_counter() < until:
+            os.sched_yield()
+        self._patience.note(bool(found))
+        return found
 
     def _serve_lane(self, lane: Lane, wrapper: Wrapper, bytes_as: Any) -> None:
         """Answer what has arrived at a lane."""
@@ -171,6 +189,7 @@ class Conversation:
         if not lane.is_open:
             del self._lanes[number], self._beside[lane]
             self._poller.unregister(number)
+            self._lane_poll.unregister(number)
         elif lane.has_unsent != had_unsent:
             self._poller.register(number, zmq.POLLIN | zmq.POLLOUT if lane.has_unsent else zmq.POLLIN)
 

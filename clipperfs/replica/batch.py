@@ -56,7 +56,7 @@ def check_lengths(count: int, lengths: int | list[int]) -> int:
         if len(lengths) != count or not all(type(length) is int and length >= 0 for length in lengths):
             raise WireError("the lengths do not fit the number of inputs")
         return sum(lengths)
-    if type(lengths) is int and lengths >= 0:
+    if isinstance(lengths, int) and not isinstance(lengths, bool) and lengths >= 0:
         return lengths * count
     raise WireError(f"a length of {lengths!r}")
 

@@ -242,8 +242,9 @@ def test_server_that_never_answers_is_unavailable_in_time(
 
 
 @pytest.mark.parametrize("mode", ["500", "503", "reset"])
-def test_trouble_of_a_gateway_is_no_lacking_right(mode: Mode) -> None:
+def test_trouble_of_a_gateway_is_no_lacking_right(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("hdfs")
+    monkeypatch.setattr("clipperfs.store.hdfs.REPEAT_S", 0.5)  # what is asked again, not for how long
     with FaultProxy("http://127.0.0.1:1") as gateway:  # nothing is ever asked of what is behind it
         gateway.meet(mode, times=1000)
         store = open_store(f"webhdfs://{gateway.url.removeprefix('http://')}/r")

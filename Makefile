@@ -89,6 +89,5 @@ $(INSTALLED):
 	@{ grep -qF "$(abspath $(VENV))" $(VENV)/bin/activate && $(BIN)/python -c ''; } 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "making $(VENV) failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing clipperfs[test,lint] into $(VENV) …"
-	@find . -name '*.so' -not -path './.*' -delete  # of other sources, or of another Python
 	@CLIPPERFS_COMPILED=$(COMPILED) $(BIN)/python -m pip install --quiet --editable '.[test,lint]' --constraint constraints.txt
 	@rm -f $(VENV)/.installed-* && touch $@

@@ -39,6 +39,8 @@ def make_extensions() -> list[Any]:
     wish = os.environ.get("CLIPPERFS_COMPILED", "yes")
     if wish not in ("yes", "no", "must"):
         sys.exit(f"CLIPPERFS_COMPILED must be yes, no or must, not {wish!r}")
+    if "editable_wheel" in sys.argv:
+        remove_compiled()
     if wish == "no" or BUILDS.isdisjoint(sys.argv) or sys.implementation.name != "cpython":
         return []
     try:
@@ -71,6 +73,12 @@ def make_extensions() -> list[Any]:
     for extension in extensions:
         extension.optional = wish != "must"
     return extensions
+
+
+def remove_compiled() -> None:
+    """Remove what was compiled in place: it would be imported before the sources, of whatever time it is."""
+    for old in [*ROOT.glob("*.so"), *(old for name in ("clipperfs", *PACKAGES) for old in (ROOT / name).rglob("*.so"))]:
+        old.unlink()
 
 
 def make_tree(folder: Path) -> None:

@@ -7,6 +7,11 @@ PYTEST_ARGS ?=
 BENCH_ARGS  ?=
 # What test-integration runs: SELECT=servers leaves the long proofs out.
 SELECT ?= servers or proof
+# How many tests run at the same time: most of them wait for processes. WORKERS=0 for a debugger, or to see what is printed.
+# Each storage server is used by one worker only; the proofs need the machine for themselves.
+WORKERS ?= 2
+IN_TURNS := -n $(WORKERS) --dist worksteal
+BY_SERVER := -n $(if $(filter servers,$(SELECT)),$(WORKERS),0) --dist loadgroup
 FUZZ_RUNS   ?= 1000000
 
 SHELL := /bin/bash
@@ -39,13 +44,13 @@ help:  ## Show this list.
 demo: $(INSTALLED)  ## Run the main job: publish, serve, switch under load, refuse, roll back.
 	$(BIN)/clipperfs demo
 
-test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. About twenty minutes on two cores.
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
+test: $(INSTALLED)  ## Run all tests: unit, property, spec, integration, e2e. About a quarter of an hour on two cores.
+	$(BIN)/python -m pytest $(IN_TURNS) $(PYTEST_ARGS) tests
 
 test-integration: $(INSTALLED)  ## Run the tests that start real storage servers (Ceph from Debian's packages, HDFS) and the long proofs; what cannot start is counted.
 	@$(BIN)/python -c 'import moto' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[test,servers]' --constraint constraints.txt
 	@scripts/install-test-servers.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m '$(SELECT)' tests
+	$(BIN)/python -m pytest $(BY_SERVER) $(PYTEST_ARGS) -m '$(SELECT)' tests
 
 check: lint  ## Run what a change must pass before it is shown: lint, then unit, property and spec tests. Under two minutes.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit tests/property tests/spec

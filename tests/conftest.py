@@ -11,6 +11,7 @@ import tempfile
 import uuid
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -59,17 +60,30 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 pytest.skip(f"needs the program {program}")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End and report processes that a test left running: each is a bug of a test or of the code."""
+    """End and report processes that a test left running: each is a bug of a test or of the code.
+
+    Of several workers each has a mark of its own. They inherited that of the process that started them, and have ended
+    when it comes here.
+    """
     for pid, command in _started_processes():
         _leftovers.append(f"{pid}: {command}")
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     _reap_daemons()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["leftovers"] = _leftovers
     if _leftovers and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     for place in _places:
         shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker has to report."""
+    _leftovers.extend(getattr(node, "workeroutput", {}).get("leftovers", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -57,6 +57,7 @@ def test_time_of_a_compressed_raw_body_begins_when_it_is_decompressed(monkeypatc
         (b"nonsense", "400"),
         (gzip.compress(b"x" * 2_000_000), "413"),
     ],
+    ids=["small", "at the limit", "over the limit", "large as it is", "not gzip", "too large"],
 )
 def test_small_body_is_decompressed_where_it_is_and_a_large_one_in_a_thread(body: bytes, expected: str) -> None:
     told: list[str] = []

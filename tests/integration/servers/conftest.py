@@ -19,6 +19,7 @@ import pytest
 
 from clipperfs.store.s3 import S3Store
 from tests.integration.servers.ceph import ACCESS_KEY, SECRET_KEY, CannotStart, Ceph, free_port
+from tests.integration.servers.hdfs import Hdfs, running_hdfs
 from tests.integration.servers.swift import ACCESS_KEY as SWIFT_ACCESS_KEY
 from tests.integration.servers.swift import SECRET_KEY as SWIFT_SECRET_KEY
 from tests.integration.servers.swift import Swift
@@ -27,6 +28,15 @@ from tests.integration.servers.swift import Swift
 TOOLS = Path(tempfile.gettempdir(), f"clipperfs-test-servers-{os.getuid()}", "bin")
 if str(TOOLS) not in os.environ["PATH"]:
     os.environ["PATH"] += f":{TOOLS}"
+
+
+@pytest.hookimpl(tryfirst=True)  # workers read the groups in this hook, too
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of HDFS to one worker and those of S3 to another, so that no server is started twice."""
+    for item in items:
+        if item.get_closest_marker("servers"):
+            is_hdfs = "hdfs" in item.nodeid or "hdfs" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("hdfs" if is_hdfs else "s3"))
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,8 @@ def _with_bucket(
 
     async def make(client: object) -> None:
         await client.create_bucket(Bucket=server.bucket)  # type: ignore[attr-defined]
-        # The first upload in parts makes a new Ceph cluster set up a pool for them, which takes seconds: longer than the
-        # tests of plain copies let a copy rest before they take it for whole.
+        # The first upload in parts makes a new Ceph cluster set up a pool for them, which takes seconds: longer than
+        # the tests of plain copies let a copy rest before they take it for whole.
         upload = await client.create_multipart_upload(Bucket=server.bucket, Key="warm")  # type: ignore[attr-defined]
         await client.abort_multipart_upload(  # type: ignore[attr-defined]
             Bucket=server.bucket, Key="warm", UploadId=upload["UploadId"]
@@ -144,6 +154,13 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def rgw(ceph: Ceph) -> S3Server:
     """Return the S3 side of a Ceph cluster with two gateways."""
     return _with_bucket("rgw", ceph.gateways)
+
+
+@pytest.fixture(scope="session")
+def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
+    """Return a NameNode and a DataNode. Each test has a folder of its own in it."""
+    with running_hdfs(tmp_path_factory.mktemp("hdfs")) as server:
+        yield server
 
 
 @pytest.fixture(params=["moto", "rgw"])

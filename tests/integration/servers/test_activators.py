@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,12 @@ import pytest
 from clipperfs import Registry
 from tests.integration.history_of_activators import Run, prepare, race
 from tests.integration.servers.conftest import S3Server
-from tests.integration.servers.hdfs import Hdfs, running_hdfs
+from tests.integration.servers.hdfs import Hdfs
 from tests.scale import scaled
 
 pytestmark = [pytest.mark.servers, pytest.mark.proof, pytest.mark.timeout(7200)]
 
 PROCESSES, OPERATIONS = scaled(4, 16), scaled(20, 200)
-
-
-@pytest.fixture(scope="module")
-def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
-    with running_hdfs(tmp_path_factory.mktemp("hdfs")) as server:
-        yield server
 
 
 def prove(registry: Registry, place: Path, run: Run) -> None:

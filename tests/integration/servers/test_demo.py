@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,9 @@ from clipperfs.demo import main
 from clipperfs.errors import InvalidSetting
 from clipperfs.store import open_store
 from tests.integration.servers.conftest import S3Server
-from tests.integration.servers.hdfs import Hdfs, running_hdfs
+from tests.integration.servers.hdfs import Hdfs
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
-    with running_hdfs(tmp_path_factory.mktemp("hdfs")) as server:
-        yield server
 
 
 @pytest.fixture(params=["moto", "rgw", "hdfs", "webhdfs"])

@@ -22,7 +22,7 @@ from clipperfs.errors import StorageError, StorageUnavailable
 from clipperfs.store import open_store
 from clipperfs.store.hdfs import HdfsStore
 from clipperfs.testing.fault_proxy import FaultProxy, Mode
-from tests.integration.servers.hdfs import Hdfs, running_hdfs
+from tests.integration.servers.hdfs import Hdfs
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
@@ -59,12 +59,6 @@ def impatient() -> Iterator[None]:
         patch.setattr("clipperfs.store.hdfs_web.CALL_S", CALL_S)
         patch.setattr("clipperfs.store.hdfs_web.DATA_S", DATA_S)
         yield
-
-
-@pytest.fixture(scope="module")
-def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
-    with running_hdfs(tmp_path_factory.mktemp("hdfs")) as server:
-        yield server
 
 
 @pytest.fixture

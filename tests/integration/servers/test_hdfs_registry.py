@@ -6,7 +6,6 @@ import random
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from clipperfs.limits import LIMITS
 from clipperfs.source import write_manifest
 from tests.e2e.daemon_rig import wait_for
 from tests.integration.conftest import write_version
-from tests.integration.servers.hdfs import Hdfs, running_hdfs
+from tests.integration.servers.hdfs import Hdfs
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
@@ -36,12 +35,6 @@ for number in range(int(count)):
     registry.alias("m", f"{me}-{number % 3}", "1", reason=f"{me}-{number}")
     registry.alias("m", f"{me}-{number % 3}", None, reason=f"{me}-{number}")
 """
-
-
-@pytest.fixture(scope="module")
-def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
-    with running_hdfs(tmp_path_factory.mktemp("hdfs")) as server:
-        yield server
 
 
 @pytest.fixture(params=["rpc", "web"])

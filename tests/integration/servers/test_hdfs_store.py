@@ -7,7 +7,6 @@ import multiprocessing.synchronize
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,12 @@ from clipperfs.errors import StorageDenied, StorageError, StorageFull, StorageUn
 from clipperfs.store import Store, open_store
 from clipperfs.store.hdfs import HdfsStore
 from clipperfs.testing.store_suite import StoreSuite
-from tests.integration.servers.hdfs import Hdfs, running_hdfs
+from tests.integration.servers.hdfs import Hdfs
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 RACERS = 16
 ROUNDS = 60
-
-
-@pytest.fixture(scope="module")
-def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
-    with running_hdfs(tmp_path_factory.mktemp("hdfs")) as server:
-        yield server
 
 
 @pytest.fixture

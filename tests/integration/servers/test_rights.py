@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,11 @@ from clipperfs.store.s3 import S3Store
 from tests.integration.conftest import write_version
 from tests.integration.servers.ceph import Ceph
 from tests.integration.servers.conftest import S3Server
-from tests.integration.servers.hdfs import Hdfs, running_hdfs
+from tests.integration.servers.hdfs import Hdfs
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 As = Callable[[str], Registry]
-
-
-@pytest.fixture(scope="module")
-def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
-    with running_hdfs(tmp_path_factory.mktemp("hdfs")) as server:
-        yield server
 
 
 @pytest.fixture(params=["rpc", "web"])

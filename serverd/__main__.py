@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from clipperfs.serverd import take_over
 from clipperfs.serverd.controller import Controller
+from clipperfs.serverd.heap import share_one_arena
 from clipperfs.serverd.settings import DaemonSettings, parse_settings
 from clipperfs.serverd.statedir import StateDir
 from clipperfs.serverd.take_over import Offer
@@ -27,6 +28,7 @@ FILES = 16_384
 
 def main() -> NoReturn:
     """Run a daemon until it is told to stop. Exit codes: 0 stopped, 1 could not start or failed."""
+    share_one_arena()
     faulthandler.enable()
     _set_up_log()
     _raise_file_limit()

@@ -24,6 +24,7 @@ from clipperfs.serverd.events import Events
 from clipperfs.serverd.fleet import Fleet, endpoints_of
 from clipperfs.serverd.frontends import FrontendPool
 from clipperfs.serverd.guard import Guard, read_brakes
+from clipperfs.serverd.heap import set_start_aside
 from clipperfs.serverd.herald import Herald
 from clipperfs.serverd.memory import Memory
 from clipperfs.serverd.metrics import render
@@ -271,6 +272,7 @@ class Controller:
         await self._progress.until(lambda: self._frontends.table.accepting and self._progress.is_routed())
         await self._await_frontends(lambda: self._frontends.are_ready)
         await self._succession.take_place()
+        set_start_aside()
         self._events.tell("daemon ready", pid=os.getpid(), port=self._frontends.port, admin_port=self._admin_port)
         self._tell_starter(
             {

@@ -29,6 +29,7 @@ from .dispatch import Dispatcher
 from .exchange import Exchange
 from .form import BodyForm
 from .forms import FormHandler
+from .heap import set_start_aside
 from .http import HttpLimits, HttpServer
 from .passing import Passing, Taking
 from .predict import PredictHandler
@@ -297,8 +298,7 @@ async def run(options: argparse.Namespace) -> None:
     control_end = socket.socket(fileno=options.control_fd)
     heir_of = control.heir_socket(options.runtime, options.index) if options.heir else None
     await frontend.start(listeners, control_end, has_clients=has_clients, heir_of=heir_of)
-    gc.collect()
-    gc.freeze()
+    set_start_aside()
     gc.set_threshold(GC_THRESHOLD, 50, 100)
     await frontend.serve()
 

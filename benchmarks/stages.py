@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from clipperfs.serverd import dispatch
+from clipperfs.serverd import dispatch, outbox
 from clipperfs.serverd.cache import PredictionCache
 from clipperfs.serverd.counters import Counters
 from clipperfs.serverd.exchange import Exchange
@@ -91,7 +91,7 @@ class PredictPath:
 
     def __init__(self, model: str, features: int, connections: int) -> None:
         counters, cache = Counters(), PredictionCache(0)
-        with patch.object(dispatch, "ReplicaTransport", Replicas):
+        with patch.object(outbox, "ReplicaTransport", Replicas):
             self.dispatcher = dispatch.Dispatcher(
                 "",
                 cache,
@@ -101,7 +101,7 @@ class PredictPath:
                 lambda _: None,
                 SlowLog(None, lambda _: None),
             )
-        self.replicas: Replicas = self.dispatcher._transport  # type: ignore[assignment]
+        self.replicas: Replicas = self.dispatcher._outbox.transport  # type: ignore[assignment]
         handler = PredictHandler(self.dispatcher, cache, 1 << 46)
         route = VersionRoute("load", "0" * 64, "floats", (REPLICA,), input_size=features)
         table = RoutingTable(
@@ -112,7 +112,7 @@ class PredictPath:
         )
         self.reader = NumberReader("floats") if can_read_text("floats") else None
         hello = wire.pack_header(wire.HELLO, wire.MAJOR, wire.MINOR, 1, int(self.reader is not None))
-        self.dispatcher._hear(bytes.fromhex(REPLICA), [hello])
+        self.replicas.hear(bytes.fromhex(REPLICA), [hello])
         self.frames = wire.FrameBuffer()
         handler.follow(table, self.dispatcher.apply(table), counters)
         [self.version] = self.dispatcher.versions.values()
@@ -147,7 +147,7 @@ class PredictPath:
         [(identity, head, body)] = self.replicas.sent
         frames = self.replica(head + body)
         times.append(clock())
-        self.dispatcher._hear(identity, frames)
+        self.replicas.hear(identity, frames)
         times.append(clock())
         self.arrived.clear()
         self.replicas.sent.clear()

@@ -199,7 +199,7 @@ class ServedVersion:
         self.uses_cache = False
 
     def follow(self, route: VersionRoute) -> None:
-        """Take on a new table's settings (the replicas are the dispatcher's matter)."""
+        """Take on a new table's settings (the replicas are ``TableFollower``'s matter)."""
         self.route = route
         self.batch_limit.set_bounds(route.max_batch, route.fixed_batch)
         if route.warm_up and not self.cost.batches:  # the first tables name a version while it loads

@@ -7,9 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 from clipperfs.serverd import dispatch
 from clipperfs.serverd.cache import PredictionCache
@@ -20,7 +18,7 @@ from clipperfs.serverd.served import ServedVersion
 from clipperfs.serverd.slow import SlowLog
 
 from clipperfs import wire
-from tests.property.frontend_world import Loop
+from tests.property.frontend_world import Loop, live_by
 
 WAY_S = 0.0003
 """From a frontend to a replica, or back."""
@@ -100,14 +98,11 @@ class BatchWorld:
         self.slo_s = slo_s
         self._random = random.Random(seed)
         self._stack = ExitStack()
-        self._stack.enter_context(patch.object(dispatch, "monotonic", self.loop.time))
-        fake = SimpleNamespace(get_running_loop=lambda: self.loop)
-        self._stack.enter_context(patch.object(dispatch, "asyncio", fake))
 
         def transport(_endpoint: str, hear: Callable[[bytes, list[bytes]], None], *_: Any) -> Replicas:
             return Replicas(self.loop, cost_s, hear)
 
-        self._stack.enter_context(patch.object(dispatch, "ReplicaTransport", transport))
+        live_by(self.loop, transport, self._stack)
         self.counters = Counters()
         self.dispatcher = dispatch.Dispatcher(
             "",
@@ -118,7 +113,7 @@ class BatchWorld:
             lambda _: None,
             SlowLog(None, lambda _: None),
         )
-        self.replicas: Replicas = self.dispatcher._transport  # type: ignore[assignment]
+        self.replicas: Replicas = self.dispatcher._outbox.transport  # type: ignore[assignment]
         self._identities = tuple(f"{number:04x}" for number in range(replicas))
         self.version: ServedVersion
         self.load("1", **route)

@@ -14,7 +14,21 @@ from typing import Any
 from unittest.mock import patch
 
 import msgpack
-from clipperfs.serverd import dispatch, hedging, pending, predict, served, staged
+from clipperfs.serverd import (
+    deadline,
+    dispatch,
+    hedging,
+    inbox,
+    outbox,
+    pending,
+    predict,
+    pump,
+    served,
+    setback,
+    staged,
+    straggler,
+    table_follower,
+)
 from clipperfs.serverd.cache import PredictionCache
 from clipperfs.serverd.counters import Counters
 from clipperfs.serverd.pending import Query
@@ -33,6 +47,8 @@ SMALL = (
     (hedging, "BATCHES_PER_HEDGE", 2),
 )
 """Bounds that a short run shall reach too."""
+CLOCKED = (deadline, dispatch, inbox, outbox, predict, pump, setback, straggler, table_follower)
+"""The modules that look at the clock."""
 
 
 class Timer:
@@ -80,6 +96,14 @@ class Loop:
                 timer.call()
             self.settle()
         self.now = until
+
+
+def live_by(loop: Loop, transport: Callable[..., Any], stack: ExitStack) -> None:
+    """Have dispatchers and predict handlers live by a loop and its clock, and send by a transport, until the end."""
+    for module in CLOCKED:
+        stack.enter_context(patch.object(module, "monotonic", loop.time))
+    stack.enter_context(patch.object(dispatch, "asyncio", SimpleNamespace(get_running_loop=lambda: loop)))
+    stack.enter_context(patch.object(outbox, "ReplicaTransport", transport))
 
 
 @dataclass
@@ -181,11 +205,7 @@ class World:
 
     def __post_init__(self) -> None:
         self._stack = ExitStack()
-        for module in (dispatch, predict):
-            self._stack.enter_context(patch.object(module, "monotonic", self.loop.time))
-        fake = SimpleNamespace(get_running_loop=lambda: self.loop)
-        self._stack.enter_context(patch.object(dispatch, "asyncio", fake))
-        self._stack.enter_context(patch.object(dispatch, "ReplicaTransport", Transport))
+        live_by(self.loop, Transport, self._stack)
         for module, name, value in SMALL:
             self._stack.enter_context(patch.object(module, name, value))
         self.counters = Counters()
@@ -198,7 +218,7 @@ class World:
             "", self.cache, self.counters, self._release, lambda *_: None, lambda _: None, slow
         )
         self.handler = predict.PredictHandler(self.dispatcher, self.cache, 1)
-        self.transport: Transport = self.dispatcher._transport  # type: ignore[assignment]
+        self.transport: Transport = self.dispatcher._outbox.transport  # type: ignore[assignment]
         self.table = RoutingTable()
 
     def close(self) -> None:
@@ -215,7 +235,7 @@ class World:
         lost = {one for model in table.models.values() for version in model.versions.values() for one in
                 version.replicas}  # fmt: skip
         staying = {version.key for model in table.models.values() for version in model.versions.values()}
-        for batch in self.dispatcher._batches.values():
+        for batch in self.dispatcher._outbox.batches.values():
             if batch.version.route.key in staying and batch.replica.identity.hex() not in lost and batch.twin is None:
                 for query in batch.queries:
                     self.harm(query).losses += 1
@@ -238,7 +258,7 @@ class World:
             frames = [msgpack.packb((wire.OUTPUT, message.number, 500, lengths)), b"".join(outputs)]
             if how == "malformed":
                 frames[1] += b"x"
-        batch = self.dispatcher._batches.get(message.number)
+        batch = self.dispatcher._outbox.batches.get(message.number)
         if how != "output" and batch is not None:
             for query in batch.queries:
                 self.harm(query).faults += 1
@@ -248,7 +268,7 @@ class World:
     def lose(self, identity: bytes) -> None:
         """Have a replica's lane end, as when it dies: what it has got is lost."""
         self.transport.got.pop(identity, None)
-        for batch in self.dispatcher._batches.values():
+        for batch in self.dispatcher._outbox.batches.values():
             if batch.replica.identity == identity:
                 for query in batch.queries:
                     self.harm(query).losses += 1
@@ -257,5 +277,5 @@ class World:
 
     def unanswered(self) -> list[Query]:
         """Return every query that waits for an answer: each has its deadline watched."""
-        lanes = self.dispatcher._deadlines._lanes.values()
+        lanes = self.dispatcher._deadlines.lanes._lanes.values()
         return [query for lane in lanes for query in lane if not query.is_done]

@@ -237,13 +237,13 @@ class DispatchMachine(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def cut_off(self, pick: int) -> None:
-        identities = sorted(self.world.dispatcher._replicas)
+        identities = sorted(self.world.dispatcher._outbox.replicas)
         if identities:
             self.world.transport.unreachable ^= {identities[pick % len(identities)]}
 
     @rule(pick=PICK)
     def lose(self, pick: int) -> None:
-        identities = sorted(self.world.dispatcher._replicas)
+        identities = sorted(self.world.dispatcher._outbox.replicas)
         if identities:
             self.world.lose(identities[pick % len(identities)])
 
@@ -290,7 +290,7 @@ class DispatchMachine(RuleBasedStateMachine):
             places.update(id(query) for query in waiting)
             for key, leader in version.asked.items():
                 assert not leader.is_done and leader.version is version and leader.key == key
-        for batch in self.world.dispatcher._batches.values():
+        for batch in self.world.dispatcher._outbox.batches.values():
             assert batch.twin is None or batch.twin.twin is batch
             for query in batch.queries:
                 self.world.harm(query).was_out = True
@@ -303,8 +303,8 @@ class DispatchMachine(RuleBasedStateMachine):
             assert places[id(query)] == 1, f"an unanswered query is in {places[id(query)]} places"
 
     def replicas_count_their_batches(self) -> None:
-        out = Counter(id(batch.replica) for batch in self.world.dispatcher._batches.values())
-        for replica in self.world.dispatcher._replicas.values():
+        out = Counter(id(batch.replica) for batch in self.world.dispatcher._outbox.batches.values())
+        for replica in self.world.dispatcher._outbox.replicas.values():
             assert replica.batches == out[id(replica)]
 
     def no_replica_idles_while_queries_wait(self) -> None:
@@ -334,12 +334,12 @@ class DispatchMachine(RuleBasedStateMachine):
         return [query for query in waiting if not query.is_done]
 
     def out_of(self, version: ServedVersion) -> list[Batch]:
-        return [batch for batch in self.world.dispatcher._batches.values() if batch.version is version]
+        return [batch for batch in self.world.dispatcher._outbox.batches.values() if batch.version is version]
 
     def check_hand_over(self) -> None:
         """What waits for a candidate whose canary has ended waits for the active version instead."""
         model = self.model
-        active = None if model is None else self.world.dispatcher._actives.get("m")
+        active = None if model is None else self.world.dispatcher._leases.actives.get("m")
         if model is None or active is None or not active.replicas or active.queue.rows >= active.bearable:
             return
         canary = model.rollout.version if model.rollout is not None and model.rollout.kind == "canary" else None
@@ -400,7 +400,7 @@ def test_refused_queries_of_a_canary_wait_their_turn_in_full_batches() -> None:
         machine.start_rollout("canary", 100.0)
         for _ in range(4):
             machine.ask("patient", [0.0, 1.0, 2.0, 3.0], None, "json", "k")
-        active = machine.world.dispatcher._actives["m"]
+        active = machine.world.dispatcher._leases.actives["m"]
         refused = active.counter.queries
         assert refused >= 4
         assert active.queue.rows + sum(len(one.queries) for one in machine.out_of(active)) == refused
@@ -430,8 +430,8 @@ def hand_over_by_fault(machine: DispatchMachine) -> bytes:
     machine.ask("patient", [0.0, 1.0], None, "json", "k")
     while machine.world.transport.got[candidate]:
         machine.reply(candidate, 0, "fault")
-    assert sum(len(one.queries) for one in machine.out_of(machine.world.dispatcher._actives["m"])) == 2
-    return machine.out_of(machine.world.dispatcher._actives["m"])[0].replica.identity
+    assert sum(len(one.queries) for one in machine.out_of(machine.world.dispatcher._leases.actives["m"])) == 2
+    return machine.out_of(machine.world.dispatcher._leases.actives["m"])[0].replica.identity
 
 
 def test_query_taken_over_outlives_a_replica_of_the_active_version(machine: DispatchMachine) -> None:
@@ -452,7 +452,7 @@ def test_batch_of_queries_taken_over_is_split_like_any_other(machine: DispatchMa
     machine.ask("patient", [0.0, 1.0], None, "json", "k")
     machine.abort_rollout(False)
     machine.wait(1.0)
-    (batch,) = machine.out_of(machine.world.dispatcher._actives["m"])
+    (batch,) = machine.out_of(machine.world.dispatcher._leases.actives["m"])
     assert len(batch.queries) == 2
     while machine.out_of(batch.version):
         one = machine.out_of(batch.version)[0]
@@ -476,10 +476,10 @@ def test_follower_is_predicted_when_its_leader_has_run_out_of_time(machine: Disp
     machine.ask("patient", [0.0], None, "json", None)
     assert machine.world.counters.version("m", "1").shared == 1
     machine.wait(0.06)
-    assert len(machine.out_of(machine.world.dispatcher._actives["m"])) == 2
+    assert len(machine.out_of(machine.world.dispatcher._leases.actives["m"])) == 2
     for identity, messages in machine.world.transport.got.items():
         if any(batch.queries[0].owner.app == "patient" and batch.replica.identity == identity for batch in
-               machine.out_of(machine.world.dispatcher._actives["m"])):  # fmt: skip
+               machine.out_of(machine.world.dispatcher._leases.actives["m"])):  # fmt: skip
             machine.reply(identity, len(messages) - 1, "output")
     assert outputs(machine) == ["default of quick", ["1", 0.0]]
 
@@ -491,7 +491,7 @@ def test_fault_of_one_of_two_twins_leaves_the_query_to_the_other(machine: Dispat
         machine.answer_all()
     machine.ask("patient", [0.0], None, "json", None)
     machine.wait(0.2)
-    one, other = machine.out_of(machine.world.dispatcher._actives["m"])
+    one, other = machine.out_of(machine.world.dispatcher._leases.actives["m"])
     assert one.twin is other
     machine.reply(one.replica.identity, 0, "fault")
     assert len(outputs(machine)) == 3

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from clipperfs.serverd import dispatch, predict
@@ -21,7 +19,7 @@ from clipperfs.serverd.slow import SlowLog
 
 from clipperfs import wire
 from clipperfs.replica.conversation import Conversation
-from tests.property.frontend_world import Loop
+from tests.property.frontend_world import Loop, live_by
 
 SLO_S = 0.5
 WAY: Any = object()
@@ -115,11 +113,7 @@ class TextWorld:
         self.codec = CODECS[input_type]
         self.input_size = input_size
         self._stack = ExitStack()
-        for module in (dispatch, predict):
-            self._stack.enter_context(patch.object(module, "monotonic", self.loop.time))
-        fake = SimpleNamespace(get_running_loop=lambda: self.loop)
-        self._stack.enter_context(patch.object(dispatch, "asyncio", fake))
-        self._stack.enter_context(patch.object(dispatch, "ReplicaTransport", Transport))
+        live_by(self.loop, Transport, self._stack)
         self.counters = Counters()
         slow = SlowLog(None, lambda _: None)
         cache = PredictionCache(100_000)
@@ -128,7 +122,7 @@ class TextWorld:
             "", cache, self.counters, self.released.append, lambda *_: None, lambda _: None, slow
         )
         self.handler = predict.PredictHandler(self.dispatcher, cache, 1)
-        self.transport: Transport = self.dispatcher._transport  # type: ignore[assignment]
+        self.transport: Transport = self.dispatcher._outbox.transport  # type: ignore[assignment]
         self.mirror = Mirror(input_type)
         self.replica = HeldConversation(self.mirror)
         self.identities = [bytes([number]) * 16 for number in range(1, 1 + len(readers))]

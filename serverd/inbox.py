@@ -101,6 +101,7 @@ class Inbox:
         del self._outbox.batches[fields[1]]
         replica.batches -= 1
         replica.last_heard = monotonic()
+        self._outbox.lookout.heard()
         return batch
 
     def _take_outputs(self, replica: Replica, fields: list[Any], frames: list[bytes]) -> None:

@@ -12,6 +12,7 @@ from clipperfs import wire
 
 from .agenda import Agenda
 from .control import lane_path
+from .lookout import Lookout
 from .pending import Query
 from .served import Batch, Replica, ServedVersion
 from .transport import ReplicaTransport
@@ -40,6 +41,7 @@ class Outbox:
         self.replicas: dict[bytes, Replica] = {}
         self.text_peers: dict[bytes, int] = {}
         """What replicas said of texts when they greeted, which may be before a table names them."""
+        self.lookout = Lookout(loop, self.batches)
         self._loop = loop
         self._agenda = agenda
         self._on_lost = on_lost
@@ -103,6 +105,7 @@ class Outbox:
         batch = self.batches[number] = Batch(version, replica, queries, now)
         batch.is_text = is_text
         replica.batches += 1
+        self.lookout.sent(now)
         return batch
 
     def cut_off(self, replica: Replica) -> None:

@@ -13,10 +13,10 @@ from typing import Any, Final, TypeAlias
 import zmq
 
 from clipperfs import wire
+from clipperfs.patience import Patience
 from clipperfs.replica.batch import unpack_batch
 from clipperfs.replica.encode import OutputError, encode_outputs
 from clipperfs.replica.lane import Lane
-from clipperfs.replica.patience import PATIENCE_S, Patience
 from clipperfs.replica.spec import ReplicaSpec, failure_reason
 from clipperfs.replica.text import NumberReader, can_read_text
 from clipperfs.wrapper import Wrapper
@@ -27,6 +27,8 @@ _LARGE_BODY_BYTES = 32 * 1024
 """From here on a body is read in place instead of copied."""
 _Way: TypeAlias = "zmq.Socket[bytes] | Lane"
 """How a message came, and how its answer goes."""
+_LOOK_S: Final = 0.0003
+"""How long to look for the next batch before going to sleep: twice what it takes to be woken."""
 _SAME_TRACEBACK_S = 10.0
 _TEXT_TYPES: Final = {code: input_type for input_type, code in wire.TEXT_CODES.items()}
 
@@ -172,7 +174,7 @@ class Conversation:
         if not self._may_look or not self._patience.should_look():
             return []
         poll = self._lane_poll.poll
-        until = time.perf_counter() + PATIENCE_S
+        until = time.perf_counter() + _LOOK_S
         while not (found := poll(0)) and time.perf_counter() < until:
             os.sched_yield()
         self._patience.note(bool(found))

@@ -19,6 +19,7 @@ from clipperfs.serverd import (
     dispatch,
     hedging,
     inbox,
+    lookout,
     outbox,
     pending,
     predict,
@@ -47,7 +48,7 @@ SMALL = (
     (hedging, "BATCHES_PER_HEDGE", 2),
 )
 """Bounds that a short run shall reach too."""
-CLOCKED = (deadline, dispatch, inbox, outbox, predict, pump, setback, straggler, table_follower)
+CLOCKED = (deadline, dispatch, inbox, lookout, outbox, predict, pump, setback, straggler, table_follower)
 """The modules that look at the clock."""
 
 
@@ -102,6 +103,7 @@ def live_by(loop: Loop, transport: Callable[..., Any], stack: ExitStack) -> None
     """Have dispatchers and predict handlers live by a loop and its clock, and send by a transport, until the end."""
     for module in CLOCKED:
         stack.enter_context(patch.object(module, "monotonic", loop.time))
+    stack.enter_context(patch.object(lookout, "LOOK_S", -1.0))  # its clock stands still while it looks
     stack.enter_context(patch.object(dispatch, "asyncio", SimpleNamespace(get_running_loop=lambda: loop)))
     stack.enter_context(patch.object(outbox, "ReplicaTransport", transport))
 

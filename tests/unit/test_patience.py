@@ -1,10 +1,10 @@
-"""When a replica looks for its next batch before it sleeps."""
+"""When a process looks for what comes next before it sleeps."""
 
 from __future__ import annotations
 
 from random import Random
 
-from clipperfs.replica.patience import MOST_CREDIT, TRY_AGAIN, Patience
+from clipperfs.patience import MOST_CREDIT, TRY_AGAIN, Patience
 
 
 def looks(patience: Patience, found: bool, waits: int) -> int:
@@ -17,13 +17,13 @@ def looks(patience: Patience, found: bool, waits: int) -> int:
     return count
 
 
-def test_replica_that_is_asked_again_and_again_looks_each_time() -> None:
+def test_process_that_is_asked_again_and_again_looks_each_time() -> None:
     patience = Patience()
     assert looks(patience, True, TRY_AGAIN) == 1
     assert looks(patience, True, 1000) == 1000
 
 
-def test_replica_that_is_asked_now_and_then_hardly_looks() -> None:
+def test_process_that_is_asked_now_and_then_hardly_looks() -> None:
     patience = Patience()
     looks(patience, True, 1000)
     assert looks(patience, False, MOST_CREDIT) == MOST_CREDIT // 2

@@ -1,11 +1,9 @@
-"""Whether a replica should look for its next batch for a moment before it goes to sleep. Pure."""
+"""Whether a process should look for what comes next for a moment before it goes to sleep. Pure."""
 
 from __future__ import annotations
 
 from typing import Final
 
-PATIENCE_S: Final = 0.0003
-"""How long it looks. To be woken takes 60 to 150 µs on a virtual machine (measured), so twice that is worth a try."""
 MOST_CREDIT: Final = 8
 COST: Final = 2
 """Looking in vain costs the credit of so many times when it found something: it must do so in two of three."""
@@ -16,8 +14,9 @@ TRY_AGAIN: Final = 16
 class Patience:
     """Remembers whether looking has been worth it.
 
-    A replica that is asked again and again sleeps for less time than it takes to wake it. One that is asked now and
-    then spends next to nothing on looking: with a batch each 10 ms less than 0.2 % of a core.
+    To be woken takes 60 to 150 µs on a virtual machine (measured). Who is called again and again sleeps for less time
+    than that. Who is called now and then spends next to nothing on looking: with 0.3 ms for a batch each 10 ms less
+    than 0.2 % of a core.
     """
 
     __slots__ = ("_credit", "_waits")

@@ -11,7 +11,7 @@ SELECT ?= servers or proof
 # Each storage server is used by one worker only; the proofs need the machine for themselves.
 WORKERS ?= 2
 IN_TURNS := -n $(WORKERS) --dist worksteal
-BY_SERVER := -n $(if $(filter servers,$(SELECT)),$(WORKERS),0) --dist loadgroup
+BY_SERVER := -n $(if $(filter-out servers,$(SELECT)),0,$(WORKERS)) --dist loadgroup
 FUZZ_RUNS   ?= 1000000
 
 SHELL := /bin/bash

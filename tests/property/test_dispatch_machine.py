@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from clipperfs.serverd.pending import Query
@@ -432,6 +433,17 @@ def hand_over_by_fault(machine: DispatchMachine) -> bytes:
         machine.reply(candidate, 0, "fault")
     assert sum(len(one.queries) for one in machine.out_of(machine.world.dispatcher._leases.actives["m"])) == 2
     return machine.out_of(machine.world.dispatcher._leases.actives["m"])[0].replica.identity
+
+
+def test_lookout_is_told_of_every_batch_that_goes_and_comes_back(machine: DispatchMachine) -> None:
+    lookout = machine.world.dispatcher._outbox.lookout
+    with patch.object(lookout, "sent", wraps=lookout.sent) as sent, patch.object(lookout, "heard") as heard:
+        for number in range(3):
+            machine.ask("patient", [float(number)], None, "json", None)
+            machine.wait(0.001)
+            assert (sent.call_count, heard.call_count) == (number + 1, number)
+            machine.answer_all()
+            assert heard.call_count == number + 1
 
 
 def test_query_taken_over_outlives_a_replica_of_the_active_version(machine: DispatchMachine) -> None:

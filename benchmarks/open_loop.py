@@ -52,6 +52,8 @@ class Answers:
     losses: tuple[Loss, ...]
     late_s: float
     """How far the generator itself fell behind at worst."""
+    waited: int = 0
+    """Queries that had to wait for a connection, out of the server's sight: above 0 the loop was not quite open."""
 
     @property
     def failed(self) -> int:
@@ -201,6 +203,7 @@ def _read(plan: LoadPlan, result: Path) -> Answers:
             unfinished=rest["unfinished"],
             losses=tuple(Loss(rest["start_s"] + at_s, had_query, number) for at_s, had_query, number in rest["losses"]),
             late_s=rest["late_s"],
+            waited=rest["waited"],
         )
 
 
@@ -225,6 +228,7 @@ def main() -> None:
         "unfinished": sample.unfinished,
         "losses": [(loss.at_s, loss.had_query, _query_id(loss.last_answer)) for loss in sample.losses],
         "late_s": sample.late_s,
+        "waited": sample.waited,
     }
     np.savez(
         sys.argv[1],

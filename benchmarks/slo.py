@@ -180,6 +180,7 @@ def summarise_runs(runs: list[Run]) -> dict[str, Any]:
         "defaults": sum(int(one.is_default.sum()) for one in answers),
         "hedges": sum(run.hedges for run in runs),
         "late": sum(run.late for run in runs),
+        "waited": sum(one.waited for one in answers),
         "late_ms": max(one.late_s for one in answers) * 1000,
     }
 
@@ -201,6 +202,7 @@ def render_slo(result: dict[str, Any]) -> str:
         "failed",
         "hedges",
         "late outputs",
+        "waited for a connection",
         "generator late ms",
     ]
     rows = [
@@ -219,6 +221,7 @@ def render_slo(result: dict[str, Any]) -> str:
             row["failed"],
             f"{row['hedges']:.0f}",
             f"{row['late']:.0f}",
+            row["waited"],
             f"{row['late_ms']:.0f}",
         ]
         for row in result["rows"]

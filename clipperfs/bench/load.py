@@ -6,7 +6,7 @@ import asyncio
 import json
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
@@ -113,6 +113,9 @@ class _Load:
         """The first query after the warm-up."""
         self._next = 0
         self._open = 0
+        """Queries that are out, or wait for a connection."""
+        self._coming = 0
+        """Connections that are being opened because none was free."""
         self._on_second = on_second
         self._told_s = 0
         self._start = 0.0
@@ -123,7 +126,9 @@ class _Load:
     async def run(self) -> Sample:
         """Send everything, wait for the answers, return what came of it."""
         loop = asyncio.get_running_loop()
-        opened = await asyncio.gather(*(self._connect() for _ in range(self.plan.connections)), return_exceptions=True)
+        opened = await asyncio.gather(
+            *(self._connect() for _ in range(self.plan.first_connections)), return_exceptions=True
+        )
         if not self._free:
             error = next((one for one in opened if isinstance(one, BaseException)), None)
             raise DaemonNotRunning(
@@ -155,6 +160,7 @@ class _Load:
         kind = _Connection if self._on_reply is None else _ReadingConnection
         _, connection = await loop.create_connection(lambda: kind(self), self.plan.host, self.plan.port)
         self._all.add(connection)
+        self.sample.connections = max(self.sample.connections, len(self._all))
         self._release(connection)
 
     def _tick(self) -> None:
@@ -172,6 +178,7 @@ class _Load:
                 self._send(self._free.popleft(), self._next, due_s)
             else:
                 self._waiting.append((self._next, due_s))
+                self._open_another(self._next >= self._first)
             self._next += 1
         if self._on_second is not None and now_s >= self._told_s + 1:
             self._told_s = int(now_s)
@@ -225,9 +232,7 @@ class _Load:
         self._all.discard(connection)
         with suppress(ValueError):
             self._free.remove(connection)
-        task = asyncio.get_running_loop().create_task(self._replace())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(self._replace())
 
     async def _replace(self) -> None:
         while not self._is_over:
@@ -237,6 +242,27 @@ class _Load:
                 await asyncio.sleep(0.05)
             else:
                 return
+
+    def _open_another(self, counts: bool) -> None:
+        """Open a connection for a query that finds none free, where the plan allows one."""
+        if len(self._all) + self._coming < self.plan.most_connections:
+            self._coming += 1
+            self._keep(self._come(counts))
+        else:
+            self.sample.waited += counts
+
+    async def _come(self, counts: bool) -> None:
+        try:
+            await self._connect()
+        except OSError:
+            self.sample.waited += counts  # for one of those that are there
+        finally:
+            self._coming -= 1
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _release(self, connection: _Connection) -> None:
         if self._waiting and not self._is_over:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_RATE = 200_000.0
+FIRST_CONNECTIONS = 64
+MOST_CONNECTIONS = 960
+"""What the usual limit of 1,024 open files leaves room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,10 @@ class LoadPlan:
     rate: float
     seconds: float
     warm_up_s: float = 1.0
-    connections: int = 64
+    connections: int | None = None
+    """Exactly so many. None: as many as it takes; ``FIRST_CONNECTIONS`` to begin with, and one more for each query that
+    finds none free, up to ``MOST_CONNECTIONS``. Fewer than the queries that are out at a time close the loop: what
+    waits for a connection is out of the server's sight, and fills none of its batches."""
     timeout_s: float = 10.0
     poisson: bool = False
     """Random gaps, as independent clients have, instead of even ones."""
@@ -34,8 +40,18 @@ class LoadPlan:
             raise ValueError(f"a rate is above 0 and at most {MAX_RATE:,.0f} queries a second")
         if self.seconds <= 0 or self.warm_up_s < 0:
             raise ValueError("a run takes some time")
-        if not self.bodies or self.connections < 1:
+        if not self.bodies or (self.connections is not None and self.connections < 1):
             raise ValueError("a run needs a body and a connection")
+
+    @property
+    def first_connections(self) -> int:
+        """How many are opened before the first query."""
+        return FIRST_CONNECTIONS if self.connections is None else self.connections
+
+    @property
+    def most_connections(self) -> int:
+        """How many are open at most."""
+        return MOST_CONNECTIONS if self.connections is None else self.connections
 
     def due_times(self) -> list[float]:
         """Return when each query is due, in seconds from the start, the warm-up's first."""
@@ -75,6 +91,10 @@ class Sample:
     failures: dict[str, int]
     """Queries without an answer, or with another status than 200, by what happened."""
     sent: int = 0
+    connections: int = 0
+    """How many were open at most."""
+    waited: int = 0
+    """Queries for which no connection was free, and no further one allowed or to be had."""
     unfinished: int = 0
     late_s: float = 0.0
     """How far the generator itself fell behind its schedule at worst."""

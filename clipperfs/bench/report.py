@@ -31,6 +31,10 @@ class LoadReport:
     defaults: Mapping[str, int]
     failures: Mapping[str, int]
     unfinished: int
+    connections: int
+    """How many were open at most."""
+    waited: int
+    """Queries that had to wait for a connection."""
     late_ms: float
     """How far the generator itself fell behind its schedule at worst."""
     interrupted: bool
@@ -61,6 +65,8 @@ def summarise(plan: LoadPlan, sample: Sample, slo_s: float | None = None) -> Loa
         defaults=dict(sample.defaults),
         failures=dict(sample.failures),
         unfinished=sample.unfinished,
+        connections=sample.connections,
+        waited=sample.waited,
         late_ms=sample.late_s * 1000,
         interrupted=sample.interrupted,
     )

@@ -46,7 +46,10 @@ DISTINCT = 1000
 )
 @click.option("--warm-up", "warm_up_s", type=DURATION, default="1s", show_default=True, help="Left out of the figures.")
 @click.option(
-    "--connections", type=click.IntRange(1, 10_000), default=64, show_default=True, metavar="N", help="Connections."
+    "--connections",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="Open exactly so many.  [default: 64, and more while none is free]",
 )
 @click.option("--poisson", is_flag=True, help="Random gaps between queries, as many independent clients make.")
 @click.option(
@@ -67,7 +70,7 @@ def bench(
     rate: float,
     seconds: float,
     warm_up_s: float,
-    connections: int,
+    connections: int | None,
     poisson: bool,
     size: int | None,
     no_plot: bool,
@@ -77,7 +80,8 @@ def bench(
     """Send queries to application APP at a fixed rate, and show how long the answers take.
 
     An open loop: a query is sent when it is due, whether or not earlier ones are answered, and its latency counts from
-    that moment, so that a slow server cannot slow the measurement down. INPUT is JSON, @FILE or -; without it, 1,000
+    that moment, so that a slow server cannot slow the measurement down. Where no connection is free, another is
+    opened, up to 960. INPUT is JSON, @FILE or -; without it, 1,000
     different inputs of the model's type and size are made up (needs the registry), so that the cache answers those
     that come again: send more than 1,000 or switch it off to measure the model. Exit 1 when a query failed.
     """
@@ -100,7 +104,7 @@ def bench(
         connections=connections,
         poisson=poisson,
     )
-    call.say(f"{rate:g} queries a second to {app} for {seconds:g} s on {connections} connections …")
+    call.say(f"{rate:g} queries a second to {app} for {seconds:g} s on {plan.first_connections} connections …")
     sample = run_load(plan)
     report = summarise(plan, sample, slo_s)
 
@@ -112,6 +116,11 @@ def bench(
     if report.late_ms > 10 and not call.json:
         call.say(
             f"the generator itself was late by up to {report.late_ms:.0f} ms: this machine is too busy to trust that"
+        )
+    if report.waited and not call.json:
+        call.say(
+            f"{report.waited:,} queries had to wait for one of {report.connections:,} connections, out of the daemon's"
+            " sight; that counts. For more give --connections N"
         )
     if report.interrupted and not (report.answered or report.failures):
         context.exit(exit_table.INTERRUPTED)

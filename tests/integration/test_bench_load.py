@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import threading
@@ -14,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from clipperfs.bench import LoadPlan, Reply, run_load, summarise
+from clipperfs.bench.load import _Load
+from clipperfs.bench.plan import FIRST_CONNECTIONS
 from clipperfs.cli.root import clipperfs
 from clipperfs.errors import DaemonNotRunning
 from tests.integration.frontend_rig import Rig
@@ -106,6 +109,42 @@ def test_stall_of_the_server_counts_for_every_query_that_was_due_in_it() -> None
     assert 50 < slow < 120, "a closed loop would have seen one"
 
 
+def test_query_that_finds_no_connection_free_has_another_opened() -> None:
+    with serving(lambda count: 0.6) as port:
+        sample = run_load(plan(port, rate=300.0, connections=None))
+    assert 150 <= sample.connections <= 200, "150 queries were out when the first came back"
+    assert (len(sample.latency_s), sample.waited) == (150, 0)
+    assert max(sample.latency_s) < 1.0
+
+
+def test_queries_that_had_to_wait_for_a_connection_are_counted() -> None:
+    with serving(lambda count: 0.1) as port:
+        sample = run_load(plan(port, rate=100.0, connections=5))
+        warming = run_load(plan(port, rate=100.0, seconds=0.01, warm_up_s=0.3, connections=5))
+    assert sample.connections == 5
+    assert 35 <= sample.waited <= 45, "of 50 all but the first five, or a few that came just in time"
+    assert warming.waited <= 1, "the warm-up's do not count"
+
+
+def test_connection_that_cannot_be_opened_leaves_the_query_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = 0
+    real = _Load._connect
+
+    async def connect(load: _Load) -> None:
+        nonlocal opened
+        opened += 1
+        if opened > FIRST_CONNECTIONS:
+            raise OSError(errno.EMFILE, "Too many open files")
+        await real(load)
+
+    monkeypatch.setattr(_Load, "_connect", connect)
+    with serving(lambda count: 0.3) as port:
+        sample = run_load(plan(port, rate=300.0, connections=None))
+    assert opened > FIRST_CONNECTIONS
+    assert (len(sample.latency_s), sample.connections) == (150, FIRST_CONNECTIONS)
+    assert sample.waited == opened - FIRST_CONNECTIONS
+
+
 def test_reset_is_a_failure_of_one_query_and_the_connection_is_replaced() -> None:
     with serving(lambda count: None if count == 10 else reply(b"{}")) as port:
         sample = run_load(plan(port, connections=1))
@@ -153,5 +192,16 @@ def test_command_measures_a_frontend() -> None:
     assert (report["answered"], report["failures"], report["defaults"]) == (50, {}, {})
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["max"]
     assert "p99.9" in shown.output
+    assert "had to wait" not in shown.output
     assert missing.exit_code == 1
     assert "status 404" in missing.output
+
+
+def test_command_tells_of_queries_that_waited_for_a_connection() -> None:
+    with serving(lambda count: 0.1) as port:
+        arguments = ["bench", "app", "[1]", "--rate", "50", "--duration", "500ms", "--warm-up", "0s"]
+        arguments += ["--url", f"http://127.0.0.1:{port}"]
+        shown = CliRunner().invoke(clipperfs, [*arguments, "--connections", "1"])
+        free = CliRunner().invoke(clipperfs, arguments)
+    assert "queries had to wait for one of 1 connections" in shown.output
+    assert "had to wait" not in free.output

@@ -1,8 +1,9 @@
 """What loads gives way to what serves: its processes run behind all others until it has answered its warm-up.
 
-Three means, each used where the kernel lets it be undone (``docs/decisions/easing_loads.md``): a long time slice with
+Four means, each used where the kernel lets it be undone (``docs/decisions/easing_loads.md``): a long time slice with
 the policy for batch work, always; the nice value of the process's session, where sessions share the processor as
-groups; the nice value of each thread, where this process may lower it again.
+groups; the nice value of each thread, where this process may lower it again; and there, for what nobody waits for, the
+policy for idle work instead.
 """
 
 from __future__ import annotations
@@ -42,15 +43,19 @@ class _Attributes(ctypes.Structure):
     )
 
 
-def ease(pid: int, *, is_short: bool = False) -> None:
+def ease(pid: int, *, is_short: bool = False, can_wait: bool = False) -> None:
     """Have a process, and all that it will start, run behind others. Never fails.
 
     Args:
         is_short: what it has to do is over soon, so it only lets others go first, and gets a fair share of a full host.
+        can_wait: nobody waits for it. To the kernel a core that runs only such work is free: others that share a core
+            move there at once, which no nice value brings about. Undone by an ``ease`` without it, not by ``restore``.
     """
     nice = _own_nice()
+    is_idle = can_wait and may_lower_nice(nice)
     for thread in _threads(pid):
-        _ease_thread(thread, nice, 0 if is_short else NICE)
+        if not (is_idle and _set(thread, os.SCHED_IDLE, 0, nice)):
+            _ease_thread(thread, nice, 0 if is_short else NICE)
     if not is_short and _session_nice(pid) == 0:
         with contextlib.suppress(OSError):
             _session(pid).write_text(str(NICE))

@@ -97,7 +97,7 @@ class Spares:
         except OSError as error:
             self._note_death(f"cannot be started: {error}")
             return
-        ease(spare.pid, is_short=True)
+        ease(spare.pid, can_wait=True)
         self._spares.append(spare)
         asyncio.get_running_loop().add_reader(spare.fileno(), self._hear, spare)
 

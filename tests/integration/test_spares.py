@@ -302,3 +302,30 @@ def test_replica_lets_others_go_first_until_it_is_ready_and_has_less_of_a_full_h
     base = os.getpriority(os.PRIO_PROCESS, 0)
     eased = base + NICE if may_lower_nice(base) else base
     run(sockets, body, spares=spares)
+
+
+@pytest.mark.parametrize("is_missed", [False, True])
+def test_spare_runs_on_free_cores_only_until_it_is_warm_or_taken(
+    sockets: str, version: Path, tmp_path: Path, is_missed: bool
+) -> None:
+    async def body(supervisor: Supervisor) -> None:
+        supervisor.keep_spares(1)
+        await until(lambda: len(supervisor.spares))
+        [pid] = supervisor.spares.pids
+        assert not are_warm(supervisor)
+        assert os.sched_getscheduler(pid) == (os.SCHED_IDLE if may_lower_nice(base) else os.SCHED_BATCH)
+        replica = supervisor.launch("key", new_spec(sockets, version), tmp_path / "log", 5, is_missed=is_missed)
+        assert replica.process.pid == pid, "a spare that is under way is ahead of a new process"
+        assert os.sched_getscheduler(pid) == os.SCHED_BATCH
+        assert os.getpriority(os.PRIO_PROCESS, pid) == (eased if not is_missed else base)
+        await supervisor.await_loaded(replica, 30)
+        supervisor.restore(replica)
+        await until(lambda: not replica.is_eased)
+        assert {os.sched_getscheduler(int(one)) for one in os.listdir(f"/proc/{pid}/task")} == {os.SCHED_OTHER}
+        supervisor.keep_spares(1)
+        await until(lambda: len(supervisor.spares) and are_warm(supervisor))
+        await until(lambda: os.sched_getscheduler(supervisor.spares.pids[0]) == os.SCHED_BATCH)
+
+    base = os.getpriority(os.PRIO_PROCESS, 0)
+    eased = base + NICE if may_lower_nice(base) else base
+    run(sockets, body, spares=0)

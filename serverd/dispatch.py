@@ -93,8 +93,8 @@ class Dispatcher:
             self._deadlines.arm(query.deadline)
         if not version.is_dirty:
             self._agenda.mark(version)
-        if queue.rows == version.batch_limit.limit:
-            # With many clients a turn of the loop is long: a full batch need not wait for its end.
+        if queue.rows == (version.part or version.batch_limit.limit):
+            # With many clients a turn of the loop is long: a full batch, or part, need not wait for its end.
             self._pump.run(version)
 
     def submit_text(self, query: Query) -> None:
@@ -106,7 +106,7 @@ class Dispatcher:
         self._deadlines.watch(query)
         if not version.is_dirty:
             self._agenda.mark(version)
-        if version.queue.rows == version.batch_limit.limit:
+        if version.queue.rows == (version.part or version.batch_limit.limit):
             self._pump.run(version)
 
     def follow(self, leader: Query, query: Query) -> None:

@@ -42,6 +42,7 @@ class LatencyModel:
         "_variance",
         "base_s",
         "batches",
+        "is_shaped",
         "margin",
         "most_rows",
         "row_s",
@@ -51,6 +52,8 @@ class LatencyModel:
         self.batches = 0
         self.margin = FIRST_MARGIN
         self.most_rows = 0
+        self.is_shaped = False
+        """Whether batches have been of sizes so different that the middle line is no guess."""
         self.base_s = 0.0
         self.row_s = 0.0
         """The middle line: what a batch takes at all, which noise may put below 0, and what each query adds."""
@@ -82,6 +85,8 @@ class LatencyModel:
         self._covariance = (1 - weight) * (self._covariance + part * more_s)
         if mean_s > 0.0:
             doubt = SPREAD_NEEDED * mean_rows * SPREAD_NEEDED * mean_rows
+            if self._variance > doubt:
+                self.is_shaped = True
             found = self._covariance * mean_rows / mean_s + doubt * self._steepness
             steepness = found / (self._variance + doubt)
             self._steepness = steepness = 0.0 if steepness < 0.0 else min(MOST_STEEP, steepness)

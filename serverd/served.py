@@ -35,9 +35,17 @@ DEADLINE_RESERVE_S: Final = 0.001
 LEAD_S: Final = 0.001
 """How long before a batch should end the next one goes to the same replica."""
 SHORT_S: Final = 0.002
-"""Under this predict time the way costs as much as predicting, and a second batch at a replica is worth it at any time.
+"""Under this predict time the way costs as much as predicting, and a second batch at a replica is worth it at any size.
 Above it, waiting makes fuller batches: 29 % more answers a second where a batch costs 3 ms however full it is (measured
 with 32 clients)."""
+
+WAY_S: Final = 0.0001
+"""What a batch costs beside its predicting, about: two messages, and two processes that are woken up."""
+HERE_S: Final = 30e-6
+"""What a query costs this process, about."""
+LONGEST_PART_S: Final = 0.01
+"""Longer parts are not sent ahead: what this process has to do meanwhile is little beside them, and a query that still
+waits here can go elsewhere, or be given up."""
 
 TEXT_S: Final = 20e-6
 """A model that takes less than this for a query has its replicas read long lists of numbers. Without reading them, a
@@ -135,6 +143,7 @@ class ServedVersion:
         "model_s",
         "name",
         "pace",
+        "part",
         "predict_s",
         "queue",
         "reads_texts",
@@ -195,6 +204,8 @@ class ServedVersion:
         self.is_leaving = False
         self.faults_in_row = 0
         self.delay_timer: asyncio.TimerHandle | None = None
+        self.part = 0
+        """The share to which batches were limited when the last one came back; 0: they were not parted."""
         self.reply_head = reply_head(name)
         self.uses_cache = False
 
@@ -275,6 +286,8 @@ class ServedVersion:
             elif predict_s > budget_s and now > self.slow_at + 2 * self.slo_s:  # else that one made them late
                 in_time = _part_in_time(queries, now)
         limit.observe(rows, sent_at, now, predict_s, budget_s, most_s, in_time)
+        part = self.share()
+        self.part = part if self.is_parted(part) else 0
         if limit.is_growing:
             self.bearable = MAX_QUEUED
         else:
@@ -286,10 +299,33 @@ class ServedVersion:
                 is_crowded=self.is_crowded,
             )
 
-    def pick_replica(self) -> Replica | None:
-        """Return the reachable replica with the fewest batches out, or None when each has enough."""
+    def share(self) -> int:
+        """Return how many queries a batch has if each replica has one while the next is on its way."""
+        return -(-self.live // (DEPTH * max(1, len(self.replicas))))
+
+    def is_parted(self, share: int) -> bool:
+        """Return whether batches have no more than a ``share`` of the queries, though more may wait.
+
+        Clients that ask again and again would else wait for one batch all together, and then all for this process: it
+        and the replica would stand still in turns. What can go on side by side must be worth one more batch. Where so
+        many wait that there is always a full one, nobody stands still.
+        """
+        route, cost = self.route, self.cost
+        if share >= self.batch_limit.limit or route.fixed_batch is not None or route.batch_delay_ms:
+            return False
+        if not cost.is_shaped or cost.row_s * share > LONGEST_PART_S:
+            return False
+        return max(0.0, cost.base_s) + WAY_S <= min(cost.row_s, HERE_S) * share
+
+    def pick_replica(self, share: int, is_parted: bool) -> Replica | None:
+        """Return the reachable replica with the fewest batches out, or None when each has enough.
+
+        A second one goes to a replica once it has a ``share`` of the queries: smaller ones would cost as much each, and
+        leave less for those after them.
+        """
         best = None
-        fewest = DEPTH if self.predict_s < SHORT_S else 1
+        may_be_second = (is_parted or self.predict_s < SHORT_S) and (self.queue.rows >= share or len(self.retries) > 0)
+        fewest = DEPTH if may_be_second else 1
         for replica in self.replicas:
             if replica.batches < fewest and replica.is_reachable:
                 best, fewest = replica, replica.batches

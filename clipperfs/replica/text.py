@@ -94,52 +94,44 @@ class NumberReader:
             raise WireError(f"texts in a body of {len(body)} bytes that have not as many")
         if not isinstance(elements, int) or elements < 0:
             raise WireError(f"lists of {elements!r} elements")
-        texts = cut_body(memoryview(body), count, lengths)
-        return self._read_any(texts) if elements == 0 else self._read_rows(texts, elements)
+        return self._read_texts(cut_body(memoryview(body), count, lengths), elements)
 
-    def _read_rows(self, texts: list[Any], elements: int) -> tuple[Inputs, list[int]]:
-        least = _LEAST_BYTES * elements
-        likely = [place for place, text in enumerate(texts) if len(text) > least]  # memory for these only
-        rows = np.empty((len(likely), elements), self._dtype)
+    def _read_texts(self, texts: list[Any], elements: int) -> tuple[Inputs, list[int]]:
+        """Read texts into the rows of one array; where they may differ, those unlike the first into arrays apart."""
+        may_differ = elements == 0
+        rows: Any = None
         places: list[int] = []
+        apart: dict[int, Any] = {}
         parse, from_buffer = self._parse, np.frombuffer  # this loop is most of what a query costs a replica
         with np.errstate(over="ignore", invalid="ignore"):
-            for place in likely:
+            for place, text in enumerate(texts):
                 try:
-                    row = from_buffer(parse(texts[place])["input"].as_buffer(of_type="d"), _DOUBLES)
+                    row = from_buffer(parse(text)["input"].as_buffer(of_type="d"), _DOUBLES)
                 except _UNREADABLE:
                     continue
-                if len(row) == elements:
+                count = len(row)
+                if not count:
+                    continue
+                if rows is None:
+                    elements = elements or count
+                    least = _LEAST_BYTES * elements  # memory for those that may have as many only
+                    rows = np.empty((sum(1 for other in texts if len(other) > least), elements), self._dtype)
+                if count == elements:
                     rows[len(places)] = row
                     places.append(place)
+                elif may_differ:
+                    apart[place] = row.astype(self._dtype)
+        if rows is None:
+            return np.empty((0, elements), self._dtype), list(range(len(texts)))
         rows = rows[: len(places)]
         if self._is_cast and not np.isfinite(rows).all():  # one was too large for a float
             sound = np.isfinite(rows).all(axis=1)
             rows = rows[sound]
             places = [places[index] for index in np.flatnonzero(sound)]
         rows.flags.writeable = False
-        return rows, _others(places, len(texts))
-
-    def _read_any(self, texts: list[Any]) -> tuple[Inputs, list[int]]:
-        arrays: list[Any] = []
-        places: list[int] = []
-        with np.errstate(over="ignore", invalid="ignore"):
-            for place, text in enumerate(texts):
-                found = self._doubles(text)
-                if found is None:
-                    continue
-                array = np.frombuffer(found, _DOUBLES).astype(self._dtype)
-                if len(array) and np.isfinite(array).all():
-                    arrays.append(array)
-                    places.append(place)
-        others = _others(places, len(texts))
-        if len(set(map(len, arrays))) == 1:
-            rows = np.stack(arrays)
-            rows.flags.writeable = False
-            return rows, others
-        for array in arrays:
-            array.flags.writeable = False
-        return arrays, others
+        if not apart:
+            return rows, _others(places, len(texts))
+        return _merge(dict(zip(places, rows, strict=True)), apart, len(texts))
 
     def _doubles(self, text: Any) -> Any:
         """Return the list's numbers as a buffer of float64, or None. It must be gone before the next text is read."""
@@ -147,6 +139,17 @@ class NumberReader:
             return self._parse(text)["input"].as_buffer(of_type="d")
         except _UNREADABLE:
             return None
+
+
+def _merge(alike: dict[int, Any], apart: dict[int, Any], count: int) -> tuple[Inputs, list[int]]:
+    """Return arrays of different lengths as a batch, in the order of their places."""
+    found = alike | {place: array for place, array in apart.items() if np.isfinite(array).all()}
+    places = sorted(found)
+    arrays = [found[place] for place in places]
+    batch = np.stack(arrays) if len(set(map(len, arrays))) == 1 else arrays
+    for array in [batch] if isinstance(batch, np.ndarray) else batch:
+        array.flags.writeable = False
+    return batch, _others(places, count)
 
 
 def _others(places: list[int], count: int) -> list[int]:

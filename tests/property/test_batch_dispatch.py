@@ -129,3 +129,80 @@ def test_quick_model_has_its_next_batch_at_hand(make_world: MakeWorld) -> None:
     ask(world, 1, 0.1)
     ask(world, 8, 0.0)
     assert world.version.queue.rows == 0
+
+
+def priced(row_s: float, base_s: float = 0.0, rows: int = 32) -> tuple[tuple[int, float], ...]:
+    """Return what a warm-up measures of a model."""
+    return (1, base_s + row_s), (rows, base_s + rows * row_s)
+
+
+def test_queries_are_parted_so_that_the_replica_has_some_while_others_are_on_their_way(make_world: MakeWorld) -> None:
+    world = make_world(0.001, 1.0, warm_up=priced(50e-6))
+    ask(world, 32, 0.0)
+    assert world.version.queue.rows == 0
+    world.loop.advance(0.1)
+    assert world.replicas.sizes == [16, 16]
+    two = make_world(0.001, 1.0, warm_up=priced(50e-6), replicas=2)
+    ask(two, 32, 0.1)
+    assert two.replicas.sizes == [8] * 4
+
+
+@pytest.mark.parametrize(
+    ("what", "row_s", "base_s", "route"),
+    [
+        ("most of the cost does not depend on the size", 20e-6, 0.002, {}),
+        ("too little would go on side by side", 5e-6, 0.0, {}),
+        ("parts are long", 0.001, 0.0, {}),
+        ("the model asks for company", 50e-6, 0.0, {"batch_delay_ms": 5.0}),
+        ("the model asks for one size", 50e-6, 0.0, {"fixed_batch": 32}),
+    ],
+)
+def test_queries_go_together_where(
+    make_world: MakeWorld, what: str, row_s: float, base_s: float, route: dict[str, Any]
+) -> None:
+    world = make_world(0.001, 1.0, warm_up=priced(row_s, base_s), **route)
+    ask(world, 32, 0.1)
+    assert world.replicas.sizes == [32], what
+
+
+def test_queries_are_not_parted_below_what_is_a_full_batch_anyway(make_world: MakeWorld) -> None:
+    world = make_world(0.001, 1.0, warm_up=priced(50e-6, rows=8))
+    ask(world, 32, 0.1)
+    assert world.replicas.sizes == [4, 4, 8, 8, 8], "parted only until more is known to wait"
+
+
+def test_second_batch_waits_until_it_has_its_share(make_world: MakeWorld) -> None:
+    world = make_world(0.001, 1.0, warm_up=priced(1e-6))
+    ask(world, 4, 0.0)
+    ask(world, 3, 0.0)
+    assert world.version.queue.rows == 3
+    ask(world, 1, 0.0)
+    assert world.version.queue.rows == 0
+    world.loop.advance(0.1)
+    ask(world, 4, 0.0)
+    ask(world, 3, 0.001 + 2 * WAY_S)
+    assert world.version.queue.rows == 0, "else it goes when the first has come back"
+    world.loop.advance(0.1)
+    assert world.replicas.sizes == [4, 4, 4, 3]
+
+
+def test_part_goes_before_the_turn_of_the_loop_ends(make_world: MakeWorld) -> None:
+    world = make_world(0.001, 1.0, warm_up=priced(50e-6))
+    world.replicas.cost_s = lambda rows: 50e-6 * rows
+    before = Tally()
+    for _ in range(40):  # a part comes back while as many have come after it
+        for _ in range(16):
+            world.submit(before)
+        world.loop.settle()
+        world.loop.advance(0.0009)
+    assert 8 <= world.version.part < world.version.batch_limit.limit
+    sizes = len(world.replicas.sizes)
+    waiting = [world.version.queue.rows]
+    tally = Tally()
+    for _ in range(16):
+        world.submit(tally)
+        waiting.append(world.version.queue.rows)
+    assert max(waiting) <= world.version.part, "no turn has ended, and yet a part has gone"
+    world.loop.advance(0.1)
+    assert tally.answered == 16
+    assert max(world.replicas.sizes[sizes:]) <= 16

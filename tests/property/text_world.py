@@ -39,7 +39,7 @@ class Mirror:
         assert is_array == (len(set(map(len, inputs))) == 1)
         for one in (inputs, *inputs) if is_array else inputs:
             assert one.dtype == self.dtype and one.flags.c_contiguous and not one.flags.writeable
-        return [row.tobytes().hex() for row in inputs]
+        return ["x" + row.tobytes().hex() for row in inputs]  # digits alone could be read as a number
 
 
 class HeldConversation(Conversation):
@@ -204,7 +204,7 @@ class TextWorld:
         except BadQueryError as error:
             bad = error
         else:
-            return 200, {"output": packed.hex(), "default": False}
+            return 200, {"output": "x" + packed.hex(), "default": False}
         return 400, {"error": bad.error, "cause": bad.cause}
 
     def check(self, *, may_default: bool = False) -> None:
@@ -220,8 +220,6 @@ class TextWorld:
                     continue
             else:
                 bad += 1
-            if found[0] == 200:  # hexadecimal digits alone are a number
-                found = 200, {**found[1], "output": str(found[1]["output"])}
             assert found == expected, body
         app, counter = self.counters.app("a"), self.counters.version("m", "1")
         assert (app.queries, app.bad_requests, counter.queries) == (good, bad, good)

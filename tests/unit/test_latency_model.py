@@ -42,6 +42,16 @@ def test_what_a_query_costs_is_remembered_when_all_batches_have_one_size() -> No
     assert model.middle_s(1) == pytest.approx(0.018, rel=0.1)
 
 
+def test_line_is_a_guess_until_batches_have_had_different_sizes() -> None:
+    model = LatencyModel()
+    shaped = []
+    for sizes in ([32] * 50, [16, 8], [32] * 100):
+        for rows in sizes:
+            model.observe(rows, 0.0003 * rows)
+        shaped.append(model.is_shaped)
+    assert shaped == [False, True, True], "what is known is not forgotten"
+
+
 def test_cost_that_changes_is_followed_within_the_memory() -> None:
     model = model_of(*((rows, 0.001 * rows) for rows in range(1, 33)))
     for rows in list(range(1, 33)) * 4:

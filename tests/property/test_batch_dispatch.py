@@ -172,18 +172,27 @@ def test_queries_are_not_parted_below_what_is_a_full_batch_anyway(make_world: Ma
 
 
 def test_second_batch_waits_until_it_has_its_share(make_world: MakeWorld) -> None:
+    world = make_world(0.001, 1.0, warm_up=priced(100e-6))
+    world.replicas.cost_s = lambda rows: 100e-6 * rows
+    for _ in range(2):
+        ask(world, 8, 2 * WAY_S + 0.0005)  # the first part of two is back
+        ask(world, 3, 0.0)
+        assert world.version.queue.rows == 3
+        ask(world, 1, 0.0)
+        assert world.version.queue.rows == 0, "it goes when it has its share"
+        world.loop.advance(0.1)
+    ask(world, 8, 2 * WAY_S + 0.0005)
+    ask(world, 3, 0.0004)
+    assert world.version.queue.rows == 0, "or when the replica has nothing else"
+    world.loop.advance(0.1)
+    assert world.replicas.sizes == [4, 4, 4, 4, 4, 4, 4, 4, 3]
+
+
+def test_quick_model_that_is_not_parted_has_a_second_batch_of_any_size(make_world: MakeWorld) -> None:
     world = make_world(0.001, 1.0, warm_up=priced(1e-6))
     ask(world, 4, 0.0)
-    ask(world, 3, 0.0)
-    assert world.version.queue.rows == 3
     ask(world, 1, 0.0)
     assert world.version.queue.rows == 0
-    world.loop.advance(0.1)
-    ask(world, 4, 0.0)
-    ask(world, 3, 0.001 + 2 * WAY_S)
-    assert world.version.queue.rows == 0, "else it goes when the first has come back"
-    world.loop.advance(0.1)
-    assert world.replicas.sizes == [4, 4, 4, 3]
 
 
 def test_part_goes_before_the_turn_of_the_loop_ends(make_world: MakeWorld) -> None:

@@ -320,14 +320,12 @@ class ServedVersion:
     def pick_replica(self, share: int, is_parted: bool) -> Replica | None:
         """Return the reachable replica with the fewest batches out, or None when each has enough.
 
-        Where queries are parted, a second one goes to a replica once it has a whole ``share``: smaller ones would cost as
-        much each, and leave less for those after them.
+        Where queries are parted, a second one goes to a replica once it has a whole ``share``: smaller ones would cost
+        as much each, and leave less for those after them.
         """
         best = None
-        if is_parted:
-            may_be_second = self.queue.rows >= share or len(self.retries) > 0
-        else:
-            may_be_second = self.predict_s < SHORT_S
+        has_share = self.queue.rows >= share or len(self.retries) > 0
+        may_be_second = has_share if is_parted else self.predict_s < SHORT_S
         fewest = DEPTH if may_be_second else 1
         for replica in self.replicas:
             if replica.batches < fewest and replica.is_reachable:

@@ -253,6 +253,20 @@ def test_batch_of_texts_is_the_batch_of_the_same_numbers(kind: str, elements: in
         assert one.dtype == other.dtype and one.tobytes() == other.tobytes() and not one.flags.writeable
 
 
+@pytest.mark.parametrize("kind", ["floats", "doubles"])
+def test_texts_of_different_lengths_stay_in_their_order(kind: str) -> None:
+    sent = [b'{"input":[%s]}' % numbers for numbers in (b"1,2", b"3", b"x", b"4,5", b"6e99", b"7,8,9", b"")]
+    batch, unread = NumberReader(kind).read(len(sent), [*map(len, sent)], 0, memoryview(b"".join(sent)))
+    expected = [[1.0, 2.0], [3.0], [4.0, 5.0], [6e99], [7.0, 8.0, 9.0]]
+    if kind == "floats":
+        expected.remove([6e99])  # too large for one
+    assert [np.asarray(one).tolist() for one in batch] == expected
+    assert unread == [2, 4, 6] if kind == "floats" else [2, 6]
+    sent = [b'{"input":[1e99,2]}', b'{"input":[3]}', b'{"input":[4]}']
+    batch, unread = NumberReader("floats").read(len(sent), [*map(len, sent)], 0, memoryview(b"".join(sent)))
+    assert isinstance(batch, np.ndarray) and batch.tolist() == [[3.0], [4.0]] and unread == [0]
+
+
 @pytest.mark.parametrize(
     ("count", "lengths", "elements", "size"),
     [(0, 1, 0, 0), (1, 2, 0, 1), (2, [1], 0, 1), (1, 1, -1, 1), (1, 1, "1", 1), (1, -1, 0, 1), (1, 1, None, 1)],

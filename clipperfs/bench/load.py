@@ -16,6 +16,8 @@ import httptools
 from clipperfs.bench.plan import LoadPlan, Loss, Reply, Sample, empty_sample, request_head
 from clipperfs.errors import DaemonNotRunning, ServingError
 
+AGAIN_S = 0.05
+"""How long no connection is tried again after one could not be opened."""
 CATCH_UP_S = 0.0005
 """A query that is due within this time is sent now: timers are not more precise."""
 
@@ -116,6 +118,7 @@ class _Load:
         """Queries that are out, or wait for a connection."""
         self._coming = 0
         """Connections that are being opened because none was free."""
+        self._try_again_s = 0.0
         self._on_second = on_second
         self._told_s = 0
         self._start = 0.0
@@ -239,13 +242,14 @@ class _Load:
             try:
                 await self._connect()
             except OSError:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(AGAIN_S)
             else:
                 return
 
     def _open_another(self, counts: bool) -> None:
         """Open a connection for a query that finds none free, where the plan allows one."""
-        if len(self._all) + self._coming < self.plan.most_connections:
+        has_room = len(self._all) + self._coming < self.plan.most_connections
+        if has_room and perf_counter() >= self._try_again_s:
             self._coming += 1
             self._keep(self._come(counts))
         else:
@@ -256,6 +260,7 @@ class _Load:
             await self._connect()
         except OSError:
             self.sample.waited += counts  # for one of those that are there
+            self._try_again_s = perf_counter() + AGAIN_S
         finally:
             self._coming -= 1
 

@@ -110,11 +110,11 @@ def test_stall_of_the_server_counts_for_every_query_that_was_due_in_it() -> None
 
 
 def test_query_that_finds_no_connection_free_has_another_opened() -> None:
-    with serving(lambda count: 0.6) as port:
+    with serving(lambda count: 1.5) as port:
         sample = run_load(plan(port, rate=300.0, connections=None))
-    assert 150 <= sample.connections <= 200, "150 queries were out when the first came back"
+    assert sample.connections == 150, "so many queries were out when the first came back"
     assert (len(sample.latency_s), sample.waited) == (150, 0)
-    assert max(sample.latency_s) < 1.0
+    assert max(sample.latency_s) < 3.0, "none waited for another's answer"
 
 
 def test_queries_that_had_to_wait_for_a_connection_are_counted() -> None:
@@ -140,9 +140,9 @@ def test_connection_that_cannot_be_opened_leaves_the_query_to_the_others(monkeyp
     monkeypatch.setattr(_Load, "_connect", connect)
     with serving(lambda count: 0.3) as port:
         sample = run_load(plan(port, rate=300.0, connections=None))
-    assert opened > FIRST_CONNECTIONS
+    assert FIRST_CONNECTIONS < opened < FIRST_CONNECTIONS + 15, "tried again, but not for each query"
     assert (len(sample.latency_s), sample.connections) == (150, FIRST_CONNECTIONS)
-    assert sample.waited == opened - FIRST_CONNECTIONS
+    assert sample.waited >= 150 - 2 * FIRST_CONNECTIONS
 
 
 def test_reset_is_a_failure_of_one_query_and_the_connection_is_replaced() -> None:

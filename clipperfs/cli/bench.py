@@ -119,8 +119,8 @@ def bench(
         )
     if report.waited and not call.json:
         call.say(
-            f"{report.waited:,} queries had to wait for one of {report.connections:,} connections, out of the daemon's"
-            " sight; that counts. For more give --connections N"
+            f"{report.waited:,} queries had to wait for a connection ({report.connections:,} open), out of the daemon's"
+            " sight, and that counts; for more give --connections N"
         )
     if report.interrupted and not (report.answered or report.failures):
         context.exit(exit_table.INTERRUPTED)

@@ -203,5 +203,5 @@ def test_command_tells_of_queries_that_waited_for_a_connection() -> None:
         arguments += ["--url", f"http://127.0.0.1:{port}"]
         shown = CliRunner().invoke(clipperfs, [*arguments, "--connections", "1"])
         free = CliRunner().invoke(clipperfs, arguments)
-    assert "queries had to wait for one of 1 connections" in shown.output
+    assert "queries had to wait for a connection (1 open)" in shown.output
     assert "had to wait" not in free.output

@@ -31,9 +31,8 @@ class Pump:
         queue = version.queue
         while queue.rows or version.retries:
             now = monotonic()
-            share = version.share()
-            is_parted = version.is_parted(share)
-            replica = version.pick_replica(share, is_parted) or self._pick_ending(version, now)
+            part = version.part = version.find_part()
+            replica = version.pick_replica() or self._pick_ending(version, now)
             if replica is None:
                 return
             if version.retries:
@@ -45,8 +44,8 @@ class Pump:
                 idle = sum(1 for other in version.replicas if not other.batches and other.is_reachable)
                 if idle > 1 and version.route.fixed_batch is None:
                     limit = min(limit, -(-queue.rows // idle))
-                if is_parted:
-                    limit = min(limit, share)
+                if part:
+                    limit = min(limit, part)
                 soonest = now
                 if queue.rows > limit:  # fewer are all taken
                     soonest += version.free_in(replica, now) + version.cost.middle_s(limit)

@@ -205,7 +205,7 @@ class ServedVersion:
         self.faults_in_row = 0
         self.delay_timer: asyncio.TimerHandle | None = None
         self.part = 0
-        """The share to which batches were limited when the last one came back; 0: they were not parted."""
+        """What ``find_part`` found when queries last waited."""
         self.reply_head = reply_head(name)
         self.uses_cache = False
 
@@ -286,8 +286,6 @@ class ServedVersion:
             elif predict_s > budget_s and now > self.slow_at + 2 * self.slo_s:  # else that one made them late
                 in_time = _part_in_time(queries, now)
         limit.observe(rows, sent_at, now, predict_s, budget_s, most_s, in_time)
-        part = self.share()
-        self.part = part if self.is_parted(part) else 0
         if limit.is_growing:
             self.bearable = MAX_QUEUED
         else:
@@ -299,33 +297,31 @@ class ServedVersion:
                 is_crowded=self.is_crowded,
             )
 
-    def share(self) -> int:
-        """Return how many queries a batch has if each replica has one while the next is on its way."""
-        return -(-self.live // (DEPTH * max(1, len(self.replicas))))
-
-    def is_parted(self, share: int) -> bool:
-        """Return whether batches have no more than a ``share`` of the queries, though more may wait.
+    def find_part(self) -> int:
+        """Return how many queries go together though more may wait, so that each replica has some while others are on
+        their way; 0: queries are not parted.
 
         Clients that ask again and again would else wait for one batch all together, and then all for this process: it
         and the replica would stand still in turns. What can go on side by side must be worth one more batch. Where so
         many wait that there is always a full one, nobody stands still.
         """
         route, cost = self.route, self.cost
-        if share >= self.batch_limit.limit or route.fixed_batch is not None or route.batch_delay_ms:
-            return False
-        if not cost.is_shaped or cost.row_s * share > LONGEST_PART_S:
-            return False
-        return max(0.0, cost.base_s) + WAY_S <= min(cost.row_s, HERE_S) * share
+        rows = -(-self.live // (DEPTH * max(1, len(self.replicas))))
+        if rows >= self.batch_limit.limit or route.fixed_batch is not None or route.batch_delay_ms:
+            return 0
+        if not cost.is_shaped or cost.row_s * rows > LONGEST_PART_S:
+            return 0
+        return rows if max(0.0, cost.base_s) + WAY_S <= min(cost.row_s, HERE_S) * rows else 0
 
-    def pick_replica(self, share: int, is_parted: bool) -> Replica | None:
+    def pick_replica(self) -> Replica | None:
         """Return the reachable replica with the fewest batches out, or None when each has enough.
 
-        Where queries are parted, a second one goes to a replica once it has a whole ``share``: smaller ones would cost
-        as much each, and leave less for those after them.
+        Where queries are parted, a second one goes to a replica once it has a whole part: smaller ones would cost as
+        much each, and leave less for those after them.
         """
         best = None
-        has_share = self.queue.rows >= share or len(self.retries) > 0
-        may_be_second = has_share if is_parted else self.predict_s < SHORT_S
+        has_part = self.queue.rows >= self.part or len(self.retries) > 0
+        may_be_second = has_part if self.part else self.predict_s < SHORT_S
         fewest = DEPTH if may_be_second else 1
         for replica in self.replicas:
             if replica.batches < fewest and replica.is_reachable:

@@ -81,9 +81,9 @@ def bench(
 
     An open loop: a query is sent when it is due, whether or not earlier ones are answered, and its latency counts from
     that moment, so that a slow server cannot slow the measurement down. Where no connection is free, another is
-    opened, up to 960. INPUT is JSON, @FILE or -; without it, 1,000
-    different inputs of the model's type and size are made up (needs the registry), so that the cache answers those
-    that come again: send more than 1,000 or switch it off to measure the model. Exit 1 when a query failed.
+    opened, up to 960. INPUT is JSON, @FILE or -; without it, 1,000 different inputs of the model's type and size are
+    made up (needs the registry), so that the cache answers those that come again: send more than 1,000 or switch it
+    off to measure the model. Exit 1 when a query failed.
     """
     if url and port:
         raise click.UsageError("Give either --url or --port.")

@@ -29,6 +29,8 @@ _Way: TypeAlias = "zmq.Socket[bytes] | Lane"
 """How a message came, and how its answer goes."""
 _LOOK_S: Final = 0.0003
 """How long to look for the next batch before going to sleep: twice what it takes to be woken."""
+_LANES_ONLY_S: Final = 0.05
+"""For how long only lanes are looked at: where they never run dry, PING, STOP and large batches would wait for ever."""
 _SAME_TRACEBACK_S = 10.0
 _TEXT_TYPES: Final = {code: input_type for input_type, code in wire.TEXT_CODES.items()}
 
@@ -71,6 +73,8 @@ class Conversation:
         self._patience = Patience()
         self._may_look = len(os.sched_getaffinity(0)) > 1
         """Not on a single core: it would be taken from those who are to send something."""
+        self._look_until = 0.0
+        """When sockets are to be looked at again, whatever the lanes bring."""
         self._last_fault = ("", 0.0)
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
@@ -108,7 +112,7 @@ class Conversation:
                     self.waiting = False
                     self._answer(only, header, wrapper, bytes_as)
                     continue
-                ready: list[tuple[Any, int]] = self._look() or poller.poll()
+                ready: list[tuple[Any, int]] = self._look() or self._await_any()
                 self.waiting = False
                 for source, _ in ready:
                     lane = self._lanes.get(source) if type(source) is int else None
@@ -174,10 +178,19 @@ class Conversation:
         if not self._may_look or not self._patience.should_look():
             return []
         poll = self._lane_poll.poll
-        until = time.perf_counter() + _LOOK_S
+        began = time.perf_counter()
+        if began > self._look_until:
+            return []
+        until = began + _LOOK_S
         while not (found := poll(0)) and time.perf_counter() < until:
             os.sched_yield()
         self._patience.note(bool(found))
+        return found
+
+    def _await_any(self) -> list[tuple[Any, int]]:
+        """Wait until there is something to read, at a lane or a socket."""
+        found = self._poller.poll()
+        self._look_until = time.perf_counter() + _LANES_ONLY_S
         return found
 
     def _serve_lane(self, lane: Lane, wrapper: Wrapper, bytes_as: Any) -> None:

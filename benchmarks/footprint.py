@@ -63,7 +63,7 @@ FULL = Plan(
     requests=(250_000, 500_000, 750_000, 1_000_000),
     warm_up_switches=50,
     switches=tuple(range(250, 2001, 250)),
-    longest_switching_s=1200.0,
+    longest_switching_s=2700.0,
 )
 
 

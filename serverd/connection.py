@@ -1,10 +1,9 @@
-"""One client's HTTP connection: parsing, limits, the order of replies, back-pressure, closing."""
+"""One client's HTTP connection as it is read: parsing, limits, times. What leaves on it is ``replying``'s matter."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import httptools
@@ -13,6 +12,7 @@ from clipperfs.wire import Body
 
 from .exchange import BARE, LAST, OLD, Exchange
 from .form import BodyForm, read_form
+from .replying import BODY, CLOSED, HEAD, IDLE, REFUSED, ReplySide
 
 if TYPE_CHECKING:
     from .http import HttpServer
@@ -27,20 +27,12 @@ TURN_BYTES: Final = 512 * 1024
 HEADS_LEARNED: Final = 4
 """How many different heads a connection remembers before it stops trying: a client that varies them gains nothing."""
 
-IDLE: Final = 0
-HEAD: Final = 1
-BODY: Final = 2
-REFUSED: Final = 3
-CLOSED: Final = 4
-"""What the connection is reading. REFUSED: whatever comes is thrown away until the client has read why; CLOSED: it is
-thrown away because no reply will follow those that are owed."""
-
 
 class RefusedError(Exception):
     """Ends a parse from inside one of its callbacks; the reason is in the connection's ``refusal``."""
 
 
-class HttpConnection:
+class HttpConnection(ReplySide):
     """One client's connection: an ``asyncio.Protocol`` in all but name, because an interpreted base cannot be compiled.
 
     Most clients send the same head with every request of a connection. Once httptools has accepted one, requests that
@@ -48,13 +40,10 @@ class HttpConnection:
     """
 
     __slots__ = (
-        "blocked",
-        "blocked_tick",
         "body",
         "body_bytes",
         "can_repeat",
         "expects",
-        "first",
         "form_headers",
         "header_bytes",
         "headers",
@@ -66,34 +55,17 @@ class HttpConnection:
         "known_suffix",
         "known_target",
         "last_tick",
-        "limits",
         "parser",
-        "phase",
-        "phase_tick",
-        "reading_paused",
         "refusal",
-        "rest",
-        "server",
         "target",
-        "transport",
         "turn_bytes",
         "unread_bytes",
     )
 
     def __init__(self, server: HttpServer) -> None:
-        self.server = server
-        self.limits = server.limits
+        super().__init__(server)
         self.parser: Any = httptools.HttpRequestParser(self)
-        self.transport: Any = None
-        self.first: Exchange | None = None
-        """The exchange whose reply leaves next."""
-        self.rest: deque[Exchange] = deque()
-        self.phase = IDLE
-        self.phase_tick = self.last_tick = server.tick
-        self.blocked = False
-        """The client does not read."""
-        self.blocked_tick = 0
-        self.reading_paused = False
+        self.last_tick = server.tick
         self.target = b""
         self.body: Any = b""
         """What has come of a body: a single piece as it came, more in one buffer that grows where it lies."""
@@ -148,15 +120,6 @@ class HttpConnection:
         self.phase = CLOSED
         (self.rest[-1] if self.rest else self.first).flags |= LAST
         return True
-
-    def pause_writing(self) -> None:
-        self.blocked = True
-        self.blocked_tick = self.server.tick
-        self._pause_reading()
-
-    def resume_writing(self) -> None:
-        self.blocked = False
-        self.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         server = self.server
@@ -383,16 +346,6 @@ class HttpConnection:
             self.rest.append(exchange)
         exchange.fail(status, "Server unavailable" if status == 503 else "Request refused", cause)
 
-    def _is_last(self) -> bool:
-        """Return whether the connection closes after the replies that are owed already."""
-        last = self.rest[-1] if self.rest else self.first
-        return last is not None and bool(last.flags & LAST)
-
-    def _pause_reading(self) -> None:
-        if not self.reading_paused and self.transport is not None and not self.transport.is_closing():
-            self.reading_paused = True
-            self.transport.pause_reading()
-
     def _yield_turn(self) -> None:
         """Read on in the next turn of the loop."""
         self.turn_bytes = self.body_bytes
@@ -400,119 +353,7 @@ class HttpConnection:
             self._pause_reading()
             asyncio.get_running_loop().call_soon(self.resume_reading)
 
-    def resume_reading(self) -> None:
-        """Go on reading, unless there is still a reason not to."""
-        if self.reading_paused and not self.blocked and len(self.rest) <= self.limits.pipeline // 2:
-            self.reading_paused = False
-            if self.transport is not None and not self.transport.is_closing():
-                self.transport.resume_reading()
-
-    # -- writing
-
-    def finish_first(self, raw: bytes) -> None:
-        """Write the end of the first exchange's reply, and the replies behind it that are ready."""
-        exchange = self.first
-        assert exchange is not None
-        while True:
-            exchange.connection = None
-            self._write(raw)
-            if exchange.flags & LAST:
-                self._close_after_last()
-                return
-            if not self.rest:
-                self.first = None
-                break
-            exchange = self.first = self.rest.popleft()
-            if exchange.raw is None:
-                break
-            raw, exchange.raw = exchange.raw, None
-            if exchange.stream_reply is not None:
-                self._write(raw)
-                break
-        if self.reading_paused:
-            self.resume_reading()
-
-    def finish_or_keep(self, exchange: Exchange, raw: bytes) -> None:
-        """End an exchange with its last bytes, now or when it is its turn."""
-        if self.first is exchange:
-            self.finish_first(raw)
-        else:
-            exchange.raw = (exchange.raw or b"") + raw
-
-    def write_part(self, raw: bytes, max_buffer_bytes: int) -> None:
-        """Write a part of the first exchange's reply; cut the connection when it has fallen too far behind."""
-        self._write(raw)
-        if self.transport is not None and self.transport.get_write_buffer_size() > max_buffer_bytes:
-            self.abort()
-
-    def _write(self, raw: bytes) -> None:
-        transport = self.transport
-        if transport is None:
-            return
-        try:
-            transport.write(raw)
-        except (RuntimeError, OSError):  # uvloop raises when the transport has closed meanwhile
-            self.abort()
-
-    def _close_after_last(self) -> None:
-        """Close. A client may still be sending, and closing at once would reset its reply away: let one read that was
-        refused, or that cannot know yet that its daemon is being replaced.
-        """
-        self.first = None
-        while self.rest:
-            self.rest.popleft().leave()
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
-        if (self.phase == REFUSED or self.server.lingers) and transport.can_write_eof():
-            self.phase = REFUSED
-            self.phase_tick = self.server.tick
-            try:
-                transport.write_eof()
-            except (RuntimeError, OSError):
-                self.abort()
-            self.resume_reading()  # what is left unread would reset the reply away all the same
-        else:
-            self._close()
-
-    def _close(self) -> None:
-        self.phase = CLOSED
-        self.phase_tick = self.server.tick
-        if self.transport is not None:
-            self.transport.close()
-
-    def abort(self) -> None:
-        """Cut the connection."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    # -- the server's calls
-
-    def drain(self) -> None:
-        """Close now if nothing is in flight and the server does not linger, else after the last reply."""
-        last = self.rest[-1] if self.rest else self.first
-        if last is None:
-            if self.phase == IDLE and not self.server.lingers:
-                self._close()
-        elif self.phase == IDLE and last.stream_reply is None:
-            last.flags |= LAST
-
-    def end_linger(self) -> None:
-        """Close if nothing is in flight: say so first, and read what the client says until it has heard."""
-        if self.first is None and self.phase == IDLE:
-            self._close_after_last()
-
-    @property
-    def is_between_requests(self) -> bool:
-        """Whether the client is owed nothing and no part of a request has been read."""
-        return (
-            self.phase == IDLE
-            and self.first is None
-            and not self.blocked
-            and self.transport is not None
-            and not self.transport.is_closing()
-            and self.transport.get_write_buffer_size() == 0
-        )
+    # -- the server's call
 
     def check_times(self) -> None:
         """Close the connection when the client has kept it waiting for too long."""

@@ -10,7 +10,7 @@ import msgspec
 from .http_status import REASONS
 
 if TYPE_CHECKING:
-    from .connection import HttpConnection
+    from .replying import ReplySide
 
 JSON: Final = b"application/json"
 MAX_STREAM_BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -48,8 +48,8 @@ class Exchange:
 
     __slots__ = ("connection", "flags", "raw", "stream_reply")
 
-    def __init__(self, connection: HttpConnection, flags: int) -> None:
-        self.connection: HttpConnection | None = connection
+    def __init__(self, connection: ReplySide, flags: int) -> None:
+        self.connection: ReplySide | None = connection
         """None once the reply has left or the client has gone."""
         self.flags = flags
         self.raw: bytes | None = None

@@ -139,7 +139,7 @@ class Lane:
             self.close()
 
     def send(self, header: bytes, body: wire.Packed) -> bool:
-        """Send a batch, at the end of this turn of the loop. Returns False when the lane is gone or full."""
+        """Send a batch, at once. Returns False when the lane is gone or full."""
         transport = self._transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             return False

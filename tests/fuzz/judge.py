@@ -11,7 +11,8 @@ import re
 from random import Random
 from typing import Final
 
-from clipperfs.serverd.connection import IDLE, REFUSED, HttpConnection
+from clipperfs.serverd.connection import HttpConnection
+from clipperfs.serverd.replying import IDLE, REFUSED
 
 from tests.fuzz.replies import Broken, Reply, Requests, count_requests, read_replies
 from tests.fuzz.site import LIMITS, FakeTransport, Site, running

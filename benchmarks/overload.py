@@ -1,8 +1,9 @@
 """overload: what is left of the goodput when more is asked than can be answered, and who gets it.
 
 The model takes 10 ms for a batch of at most 8, so that it is the limit and neither the HTTP path nor the generator.
-Goodput is predictions within the SLO, counted from when each query was due, a second. Three parts: one application at
-multiples of the capacity; two on one model, of which one asks for too much; applications with limits of their own.
+Goodput is predictions within the SLO, counted from when each query was due, a second. Four parts: one application at
+multiples of the capacity; two on one model, of which one asks for too much; applications with limits of their own; and
+the highest multiple once more where several frontends share the replica.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ CONNECTIONS = 512
 """More than queries can wait for the model within the SLO, so that none waits for a connection."""
 MAX_RATE = 200.0
 MAX_CONCURRENT = 4
+FRONTENDS = 2
+"""In the last part: the batches of one wait for those of the other."""
 LIMITED = "limit of queries"
 REFUSED = "Too many queries"
 """What the explanations of default outputs say."""
@@ -43,7 +46,7 @@ QUICK = Plan(factors=(1.0, 3.0), rounds=1, seconds=1.0)
 
 
 def run_overload(folder: Path, plan: Plan) -> dict[str, Any]:
-    """Measure the three parts; return plain data."""
+    """Measure the four parts; return plain data."""
     registry = Registry.init(str(folder / "registry"), cache_dir=folder / "cache")
     files = noop_files(folder / "files", max_batch=MAX_BATCH, delay_ms=BATCH_MS)
     add_model(registry, "large", files, slo_us=int(SLO_S * 1e6), cache="off")
@@ -76,6 +79,10 @@ def run_overload(folder: Path, plan: Plan) -> dict[str, Any]:
             app: [offer(_load(daemon, app, rate, plan.seconds))[0] for _ in range(plan.rounds)]
             for app, rate in (("rated", 3 * MAX_RATE), ("narrow", capacity))
         }
+    most = max(plan.factors)
+    with run_daemon(registry, folder / "state-frontends", frontends=FRONTENDS) as daemon:
+        offer(_load(daemon, "large", capacity, plan.seconds))
+        sharing = [offer(_load(daemon, "large", most * capacity, plan.seconds))[0] for _ in range(plan.rounds)]
     return {
         "plan": asdict(plan),
         "capacity": capacity,
@@ -90,6 +97,7 @@ def run_overload(folder: Path, plan: Plan) -> dict[str, Any]:
             {"app": app, "limit": limit, **summarise_load(limited[app], plan.seconds)}
             for app, limit in (("rated", f"{MAX_RATE:g} a second"), ("narrow", f"{MAX_CONCURRENT} at a time"))
         ],
+        "sharing": {"frontends": FRONTENDS, "factor": most, **summarise_load(sharing, plan.seconds)},
     }
 
 
@@ -157,6 +165,7 @@ def render_overload(result: dict[str, Any]) -> str:
         *((f"{row['factor']:g} × capacity", row) for row in result["rows"]),
         *((f"{row['app']} beside, {row['factor']:g} × capacity", row) for row in result["shared"]),
         *((f"{row['app']}: {row['limit']} (mean {row['in_flight']:.1f})", row) for row in result["limited"]),
+        *((f"{row['factor']:g} × capacity, {row['frontends']} frontends", row) for row in [result["sharing"]]),
     ]
     rows = [
         [

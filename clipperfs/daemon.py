@@ -64,7 +64,7 @@ class Daemon:
             host: where queries are answered.
             port: the query port; 0 lets the system choose (see :attr:`port` after the start).
             admin_port: loopback port of the read-only admin pages; ``None``: none, 0: the system's choice.
-            frontends: frontend processes; ``"auto"``: one for each processor but one.
+            frontends: frontend processes; ``"auto"``: one for two processors, at most 8.
             state_dir: where the daemon keeps its state; default: one for each registry, in the user's state folder.
             cache_dir: where verified copies of versions are kept; default: the user's cache.
             models: models to serve; ``None``: all.

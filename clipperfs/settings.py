@@ -69,7 +69,7 @@ class Settings(BaseModel):
     admin_port: Port = 1338
     """Loopback port of the daemon's read-only admin pages."""
     frontends: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = 1
-    """Frontend processes of the daemon; ``auto``: one for each processor but one."""
+    """Frontend processes of the daemon; ``auto``: one for two processors, at most 8."""
     models: Annotated[list[str], BeforeValidator(_read_names)] | None = None
     """Models that the daemon serves. Default: all. In the environment: separated by commas."""
     event_queue: str | None = None

@@ -121,6 +121,9 @@ class PredictionCache:
         }
 
 
-def cache_prefix(manifest_digest: str, input_type: str) -> bytes:
-    """Return what stands before the packed input in a key."""
-    return f"{manifest_digest}:{input_type}:".encode("ascii")
+def cache_prefix(manifest_digest: str, settings: str, input_type: str) -> bytes:
+    """Return what stands before the packed input in a key: all that decides what a model answers to it.
+
+    ``settings`` tells one set of settings that the manifest leaves out from another.
+    """
+    return f"{manifest_digest}:{settings}:{input_type}:".encode("ascii")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -19,6 +20,8 @@ from clipperfs.errors import InvalidDocument
 
 ACTIVE = ""
 """The name under which the active pointer stands beside the aliases."""
+
+SETTINGS_CHARS = 16
 
 SNAPSHOT_BYTES = 256 * 1024 * 1024
 
@@ -38,10 +41,14 @@ class WantedVersion:
 
     load: str = field(init=False)
     """Tells one load from another: the same text means the same bytes and settings."""
+    settings: str = field(init=False)
+    """Tells one set of inherited settings from another; empty where nothing is inherited."""
 
     def __post_init__(self) -> None:
         inherited = json.dumps(self.inherited, sort_keys=True, default=str)
         object.__setattr__(self, "load", f"{self.version}@{self.manifest}#{inherited}")
+        settings = sha256(inherited.encode()).hexdigest()[:SETTINGS_CHARS] if self.inherited else ""
+        object.__setattr__(self, "settings", settings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,16 @@ class Dispatcher:
 
     Guarantees: every submitted query is answered exactly once, at the latest at its deadline; the queries of a batch
     lease one version; a version that has left the table is released when its last query is answered.
+
+    Args:
+        endpoint: where the replicas connect to.
+        cache: what outputs are kept in.
+        counters: what is counted.
+        on_released: called with the key of a load that nobody leases any more.
+        on_hang: called with a replica that does not answer, and for how many seconds it has not.
+        on_lost: called with a replica that cannot be reached.
+        slow: where slow queries are noted.
+        position: this frontend's among those that share the replicas, from 0.
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class Dispatcher:
         on_hang: Callable[[str, float], None],
         on_lost: Callable[[str], None],
         slow: SlowLog,
+        position: int = 0,
     ) -> None:
         loop = asyncio.get_running_loop()
         agenda = self._agenda = Agenda(loop, self._flush)
@@ -59,7 +70,7 @@ class Dispatcher:
         self._stragglers = Stragglers(loop, outbox, leases, on_hang)
         pump = self._pump = Pump(loop, agenda, outbox, leases, self._stragglers)
         setbacks = Setbacks(agenda, outbox, leases)
-        self._tables = TableFollower(cache, counters, agenda, outbox, leases, setbacks)
+        self._tables = TableFollower(cache, counters, agenda, outbox, leases, setbacks, position)
         inbox = Inbox(cache, counters, slow, agenda, outbox, leases, setbacks, pump)
         outbox.bind(endpoint, inbox.hear, setbacks.lose)
 
@@ -81,6 +92,9 @@ class Dispatcher:
         if (queue.rows >= version.bearable or queue.size_bytes >= MAX_QUEUED_BYTES) and queue.is_full_for(
             owner.app, version.bearable
         ):
+            self._refuse(query)
+            return
+        if query.deadline < version.late_before:
             self._refuse(query)
             return
         version.live += 1

@@ -76,6 +76,7 @@ class Frontend:
             self._tell_hang,
             self._tell_lost,
             SlowLog(slow_s, self._tell_slow),
+            index,
         )
         self._predict = PredictHandler(self._dispatcher, self.cache, first_query_id(index, time.time()))
         self._forms = FormHandler(self._predict, limits.body_bytes)

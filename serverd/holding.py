@@ -109,6 +109,7 @@ class Holding:
             fixed_batch=prepared.settings.fixed_batch or None,
             batch_delay_ms=prepared.settings.batch_delay_ms or 0.0,
             idempotent=prepared.settings.idempotent is not False,
+            settings=self.wanted.settings,
             warm_up=next((tuple(one.warm_up) for one in self.ready), ()),
         )
 

@@ -100,6 +100,7 @@ class Inbox:
             return None
         del self._outbox.batches[fields[1]]
         replica.batches -= 1
+        replica.heard_before = replica.last_heard
         replica.last_heard = monotonic()
         self._outbox.lookout.heard()
         return batch
@@ -127,6 +128,7 @@ class Inbox:
         predict_us = fields[2] if isinstance(fields[2], int) and fields[2] > 0 else int(latency_s * 1e6)
         predict_s = min(predict_us / 1e6, latency_s)
         read_s = texts.read_seconds(fields, predict_s) if batch.is_text else 0.0
+        version.learn_share(replica, batch.sent_at, predict_s)
         version.learn(queries, batch.sent_at, now, predict_s, read_s)
         version.counter.observe(len(queries), latency_s, predict_us)
         version.pace.observe(latency_s)
@@ -138,6 +140,7 @@ class Inbox:
         version.faults_in_row = 0
         if version.queue.rows or version.retries:
             self._pump.run(version)  # before answering: the replica need not wait for that
+        version.look_ahead(now)
         settled = start = 0
         for index, query in enumerate(queries):  # as many as there are lengths
             end = start + lengths[index]

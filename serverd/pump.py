@@ -48,7 +48,7 @@ class Pump:
                     limit = min(limit, part)
                 soonest = now
                 if queue.rows > limit:  # fewer are all taken
-                    soonest += version.free_in(replica, now) + version.cost.middle_s(limit)
+                    soonest += version.free_in(replica, now) + version.takes_s(limit)
                 batch, doomed = queue.take(limit, soonest)
                 version.counter.observe_waits(batch, now)
                 if doomed:
@@ -91,7 +91,7 @@ class Pump:
         limit = version.batch_limit.limit
         if version.queue.rows >= limit:
             return False
-        needed_s = max(DEPTH * version.cost.middle_s(limit), version.budget_s) + DEADLINE_RESERVE_S
+        needed_s = max(DEPTH * version.takes_s(limit), version.budget_s) + DEADLINE_RESERVE_S
         wait_s = version.queue.latest_start(version.route.batch_delay_ms / 1000, needed_s) - now
         if wait_s <= 0.0005:  # the loop's timers count milliseconds
             return False

@@ -76,6 +76,8 @@ class VersionRoute:
     batch_delay_ms: float = 0.0
     idempotent: bool = True
     predict_timeout_s: float = 30.0
+    settings: str = ""
+    """Tells one set of settings that the manifest leaves out from another: both decide what the model answers."""
     unavailable: str | None = None
     warm_up: tuple[tuple[int, float], ...] = ()
     """What a replica's warm-up batches took: queries and seconds of predicting of each, in the order of the batches."""
@@ -93,6 +95,7 @@ class VersionRoute:
             "batch_delay_ms": self.batch_delay_ms,
             "idempotent": self.idempotent,
             "predict_timeout_s": self.predict_timeout_s,
+            "settings": self.settings,
             "unavailable": self.unavailable,
             "warm_up": [list(one) for one in self.warm_up],
         }
@@ -207,12 +210,15 @@ class RoutingTable:
     """False while the daemon is not ready: ``/readyz`` says so, queries are answered all the same."""
     apps: Mapping[str, AppRoute] = field(default_factory=dict)
     models: Mapping[str, ModelRoute] = field(default_factory=dict)
+    frontends: int = 1
+    """How many follow this table, and share the replicas in it."""
 
     def to_plain(self) -> dict[str, Any]:
         """Return the table as a map for the control channel."""
         return {
             "epoch": self.epoch,
             "accepting": self.accepting,
+            "frontends": self.frontends,
             "apps": {name: app.to_plain() for name, app in self.apps.items()},
             "models": {name: model.to_plain() for name, model in self.models.items()},
         }
@@ -223,6 +229,7 @@ class RoutingTable:
         return cls(
             epoch=plain["epoch"],
             accepting=plain["accepting"],
+            frontends=plain["frontends"],
             apps={name: AppRoute.from_plain(app) for name, app in plain["apps"].items()},
             models={name: ModelRoute.from_plain(model) for name, model in plain["models"].items()},
         )

@@ -22,6 +22,10 @@ DEPTH: Final = 2
 """Batches that are out to one replica at most: one is predicted while the next is on its way."""
 SMOOTHING: Final = 0.2
 """The weight of a new measurement of a version's predict time."""
+SHARE_RISE: Final = 1 / 4
+SHARE_FALL: Final = 1 / 32
+"""The weight of a batch that came back later than the share says, and of one that came sooner: nearly all should be in
+time, not half of them."""
 CROWDED_AT: Final = 0.05
 """The part of all queries that is refused from which a version is held to be crowded."""
 REFUSED_SMOOTHING: Final = 1 / 16
@@ -59,6 +63,7 @@ class Replica:
     __slots__ = (
         "batches",
         "has_spoken",
+        "heard_before",
         "identity",
         "is_reachable",
         "last_heard",
@@ -77,7 +82,8 @@ class Replica:
         """False after a send that failed, until it speaks or is tried again."""
         self.has_spoken = False
         """Since it was last reported as lost, if it was."""
-        self.last_heard = 0.0
+        self.last_heard = self.heard_before = 0.0
+        """When it gave the outputs, or the fault, of a batch last, and the time before that."""
         self.lost_at = float("-inf")
         """When its lane ended: most likely it has died, and the next table will not name it."""
         self.sent_at = 0.0
@@ -138,12 +144,14 @@ class ServedVersion:
         "is_crowded",
         "is_dirty",
         "is_leaving",
+        "late_before",
         "live",
         "model",
         "model_s",
         "name",
         "pace",
         "part",
+        "peers",
         "predict_s",
         "queue",
         "reads_texts",
@@ -154,6 +162,7 @@ class ServedVersion:
         "retries",
         "route",
         "rows",
+        "share",
         "slo_s",
         "slow_at",
         "takes_texts",
@@ -184,6 +193,12 @@ class ServedVersion:
         """Whether more is asked than can be answered."""
         self.cost = LatencyModel()
         self.batch_limit = BatchLimit(route.max_batch, route.fixed_batch)
+        self.peers = 1
+        """The frontends that share the replicas, this one included."""
+        self.share = 1.0
+        """How many times as long as predicting it takes until a batch has come back: others' batches go before it."""
+        self.late_before = float("-inf")
+        """Queries with earlier deadlines would come too late: others' batches go before theirs."""
         self.slo_s = 0.0
         """The shortest SLO of the applications that this version answers."""
         self.follow(route)
@@ -216,7 +231,7 @@ class ServedVersion:
         if route.warm_up and not self.cost.batches:  # the first tables name a version while it loads
             self.cost.learn_warm_up(route.warm_up)
             self.batch_limit.start(self.cost.largest_within(self.budget_s))
-        self.cache_prefix = cache_prefix(route.manifest, route.input_type)
+        self.cache_prefix = cache_prefix(route.manifest, route.settings, route.input_type)
         self.element_bytes = wire.ELEMENT_BYTES.get(route.input_type, 1)
         self.text_code = wire.TEXT_CODES.get(route.input_type, -1)
         self.input_code = wire.INPUT_TYPES.index(route.input_type) if route.input_type in wire.INPUT_TYPES else -1
@@ -224,7 +239,14 @@ class ServedVersion:
     @property
     def budget_s(self) -> float:
         """How long predicting a batch may take."""
-        return max(self.slo_s * SLO_SHARE, min(self.slo_s, BASE_FACTOR * self.cost.middle_s(1)))
+        return max(self.slo_s * SLO_SHARE / self.share, min(self.slo_s, BASE_FACTOR * self.cost.middle_s(1)))
+
+    def takes_s(self, rows: int) -> float:
+        """Return how long a batch that goes to an idle replica takes usually; 0 while nothing is known.
+
+        Idle as far as this frontend knows: others' batches are what ``share`` is about.
+        """
+        return self.cost.middle_s(rows) * self.share
 
     def follow_slo(self, slo_s: float) -> None:
         """Take on the shortest SLO of the applications. A new one starts the limit at what should meet it."""
@@ -245,6 +267,15 @@ class ServedVersion:
             and all(0 < replica.text_peers <= count for replica in self.replicas)
         )
         self.takes_texts = self.reads_texts and self.model_s < TEXT_S * self.rows
+
+    def learn_share(self, replica: Replica, sent_at: float, predict_s: float) -> None:
+        """Learn from a batch that came back how much of a replica is others'."""
+        if self.peers > 1 and predict_s > 0.0:
+            took_s = replica.last_heard - max(sent_at, replica.heard_before)
+            share = min(float(self.peers), max(1.0, took_s / predict_s))
+            self.share += (share - self.share) * (SHARE_RISE if share > self.share else SHARE_FALL)
+        else:
+            self.share = 1.0
 
     def learn(self, queries: list[Query], sent_at: float, now: float, predict_s: float, read_s: float = 0.0) -> None:
         """Learn from a batch that came back: what batches cost, how large they may be, and how many queries may wait.
@@ -280,7 +311,7 @@ class ServedVersion:
             limit.keep_within(now, budget_s)
         most_s, in_time = 0.0, 1.0
         if self.is_crowded:
-            most_s = self.slo_s * CROWDED_SHARE
+            most_s = self.slo_s * CROWDED_SHARE / self.share
             if predict_s > most_s:
                 self.slow_at = now
             elif predict_s > budget_s and now > self.slow_at + 2 * self.slo_s:  # else that one made them late
@@ -291,7 +322,7 @@ class ServedVersion:
         else:
             self.bearable = bearable_rows(
                 limit.limit,
-                self.cost.middle_s(limit.limit),
+                self.takes_s(limit.limit),
                 len(self.replicas),
                 self.slo_s,
                 is_crowded=self.is_crowded,
@@ -347,7 +378,19 @@ class ServedVersion:
         if not replica.batches:
             return 0.0
         began = max(replica.sent_at, replica.last_heard)
-        return max(0.0, began + self.cost.middle_s(replica.sent_rows) - now)
+        return max(0.0, began + self.takes_s(replica.sent_rows) - now)
+
+    def look_ahead(self, now: float) -> None:
+        """Find which queries could not be answered in time if they came now, where replicas are shared.
+
+        With none but this frontend's batches at a replica, ``bearable`` says so. With others' between them those that
+        wait longest would be too late when their turn comes, and so would all behind them: they had better never wait.
+        """
+        self.late_before = float("-inf")
+        if self.peers > 1 and self.is_crowded:
+            free_in_s = min((self.free_in(one, now) for one in self.replicas if one.is_reachable), default=0.0)
+            if free_in_s > 0.0:  # an estimate must not keep an idle replica from trying
+                self.late_before = now + free_in_s + self.takes_s(self.batch_limit.limit)
 
     def pick_second(self, late: Batch) -> Replica | None:
         """Return a reachable replica that should answer a late batch sooner; None when there is none.

@@ -39,6 +39,8 @@ class HeldView:
     fixed_batch: int | None = None
     batch_delay_ms: float = 0.0
     idempotent: bool = True
+    settings: str = ""
+    """Tells one set of inherited settings from another (``WantedVersion.settings``)."""
     warm_up: tuple[tuple[int, float], ...] = ()
     """Queries and seconds of the warm-up batches of the replica that was ready first."""
 
@@ -67,7 +69,7 @@ def build_table(
         refused: (model, version) → hook, for versions that a hook refused while no version of the model was active.
         epoch: the table's number.
         accepting: whether the daemon is ready.
-        frontends: how many share an application's limits.
+        frontends: how many share an application's limits, and the replicas.
     """
     apps = {name: _app_route(app, frontends) for name, app in desired.apps.items()}
     by_model: dict[str, list[HeldView]] = {}
@@ -76,7 +78,7 @@ def build_table(
     models = {
         name: _model_route(wanted, by_model.get(name, []), serving, refused) for name, wanted in desired.models.items()
     }
-    return RoutingTable(epoch=epoch, accepting=accepting, apps=apps, models=models)
+    return RoutingTable(epoch=epoch, accepting=accepting, apps=apps, models=models, frontends=frontends)
 
 
 def _app_route(app: WantedApp, frontends: int) -> AppRoute:
@@ -140,6 +142,7 @@ def _version_route(wanted: WantedModel, one: HeldView) -> VersionRoute:
     return VersionRoute(
         key=one.key,
         manifest=one.manifest,
+        settings=one.settings,
         input_type=one.input_type,
         replicas=tuple(sorted(one.replicas)),
         max_batch=one.max_batch,

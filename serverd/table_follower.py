@@ -15,7 +15,11 @@ from .setback import Setbacks
 
 
 class TableFollower:
-    """Keeps the served versions and their replicas as the newest table has them."""
+    """Keeps the served versions and their replicas as the newest table has them.
+
+    Args:
+        position: This frontend's among those that follow the table, from 0.
+    """
 
     def __init__(
         self,
@@ -25,7 +29,9 @@ class TableFollower:
         outbox: Outbox,
         leases: Leases,
         setbacks: Setbacks,
+        position: int,
     ) -> None:
+        self._position = position
         self._cache = cache
         self._counters = counters
         self._agenda = agenda
@@ -54,6 +60,7 @@ class TableFollower:
                     version = ServedVersion(model_name, name, route, self._counters.version(model_name, name))
                     self._leases.versions[route.key] = version
                 version.is_leaving = False
+                version.peers = table.frontends
                 version.follow_slo(shortest.get(model_name, 1.0))
                 version.uses_cache = model.cache and self._cache.max_bytes > 0
                 if name == model.active:
@@ -104,6 +111,12 @@ class TableFollower:
             key = bytes.fromhex(identity)
             if key not in known:
                 version.replicas.append(self._outbox.add_replica(key, version))
+        # Each frontend begins with another one: of replicas that are equally busy the first is asked.
+        start = self._position % max(1, len(route.replicas))
+        places = {
+            bytes.fromhex(one): place for place, one in enumerate(route.replicas[start:] + route.replicas[:start])
+        }
+        version.replicas.sort(key=lambda replica: places[replica.identity])
         version.follow_readers()
         for replica in gone:
             self._outbox.drop_replica(replica)

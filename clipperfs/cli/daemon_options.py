@@ -34,7 +34,7 @@ OPTIONS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "--port": ("Port for queries; 0: any free one.", "1337", {"type": click.IntRange(0, 65535)}),
     "--admin-port": ("Loopback port of the status pages.", "1338", {"type": click.IntRange(0, 65535)}),
     "--host": ("Where queries are answered.", "127.0.0.1", {"metavar": "ADDRESS"}),
-    "--frontends": ("Frontend processes; auto: a processor each but one.", "1", {"metavar": "N|auto"}),
+    "--frontends": ("Frontend processes; auto: one for two processors, at most 8.", "1", {"metavar": "N|auto"}),
     "--model": ("Serve only this model; may be repeated.", None, {"multiple": True, "metavar": "MODEL"}),
     "--cache-limit": ("What the local cache may hold, unused.", "20GB", {"metavar": "SIZE"}),
     "--prediction-cache": ("What each frontend's cache may hold; 0: none.", "64MiB", {"metavar": "SIZE"}),

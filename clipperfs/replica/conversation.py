@@ -8,6 +8,7 @@ import select
 import sys
 import time
 import traceback
+from collections import deque
 from typing import Any, Final, TypeAlias
 
 import zmq
@@ -114,16 +115,15 @@ class Conversation:
                     continue
                 ready: list[tuple[Any, int]] = self._look() or self._await_any()
                 self.waiting = False
+                lanes = [lane for source, _ in ready if (lane := self._lanes.get(source)) is not None]
+                self._serve_lanes(lanes, wrapper, bytes_as)
                 for source, _ in ready:
-                    lane = self._lanes.get(source) if type(source) is int else None
-                    if lane is not None:
-                        self._serve_lane(lane, wrapper, bytes_as)
-                    elif source in self._monitors:
+                    if self._leaving():
+                        break
+                    if source in self._monitors:
                         self._greet_again(source)
                     elif type(source) is not int:
                         self._answer(source, source.recv(), wrapper, bytes_as)
-                    if self._leaving():
-                        break
         except Stop:
             pass
         self.waiting = False
@@ -193,14 +193,23 @@ class Conversation:
         self._look_until = time.perf_counter() + _LANES_ONLY_S
         return found
 
-    def _serve_lane(self, lane: Lane, wrapper: Wrapper, bytes_as: Any) -> None:
-        """Answer what has arrived at a lane."""
-        number = lane.fileno()
-        had_unsent = lane.has_unsent
+    def _serve_lanes(self, lanes: list[Lane], wrapper: Wrapper, bytes_as: Any) -> None:
+        """Answer what has arrived at lanes, one message of each in turn: none waits for two of another."""
+        turns = deque((lane, lane.fileno(), lane.has_unsent, lane.read()) for lane in lanes)
+        while turns and not self._leaving():
+            turn = turns.popleft()
+            lane, number, had_unsent, messages = turn
+            message = next(messages, None)
+            if message is None:
+                self._settle_lane(lane, number, had_unsent)
+            else:
+                self._answer_frame(lane, *message, wrapper, bytes_as)
+                turns.append(turn)
+
+    def _settle_lane(self, lane: Lane, number: int, had_unsent: bool) -> None:
+        """Send what is left, and wait for what there is to wait for from now on."""
         if had_unsent:
             lane.flush()
-        for header, body in lane.read():
-            self._answer_frame(lane, header, body, wrapper, bytes_as)
         if not lane.is_open:
             del self._lanes[number], self._beside[lane]
             self._poller.unregister(number)

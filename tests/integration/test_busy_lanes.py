@@ -1,9 +1,11 @@
-"""A replica whose lanes never run dry: it must still hear what comes over ZeroMQ."""
+"""A replica with batches waiting in several lanes: it hears what comes over ZeroMQ, and is fair to its frontends."""
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -25,17 +27,28 @@ def peers() -> Iterator[Callable[[int], Peers]]:
         yield make
 
 
+def offer_lane(room: Peers, index: int) -> socket.socket:
+    """Return a frontend's end of a lane that the replica has taken."""
+    path = f"{room.folder}/lane{index}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(10)
+        room.send(index, wire.pack_header(wire.LANE, path, "token"))
+        return listener.accept()[0]
+
+
+def batch_of_one(number: int) -> bytes:
+    """Return the frame of a batch."""
+    header = wire.pack_header(wire.PREDICT, number, 2, 1, 1)
+    return wire.pack_frame_head(header, 8) + bytes(8)
+
+
 class FullLane:
     """A frontend's end of a lane that sends a batch for each that comes back."""
 
     def __init__(self, room: Peers, index: int) -> None:
-        path = f"{room.folder}/lane{index}"
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(path)
-            listener.listen()
-            listener.settimeout(10)
-            room.send(index, wire.pack_header(wire.LANE, path, "token"))
-            self._socket, _ = listener.accept()
+        self._socket = offer_lane(room, index)
         self.answered = self.sent = 0
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -54,8 +67,7 @@ class FullLane:
 
     def _send(self) -> None:
         self.sent += 1
-        header = wire.pack_header(wire.PREDICT, self.sent, 2, 1, 1)
-        self._socket.sendall(wire.pack_frame_head(header, 8) + bytes(8))
+        self._socket.sendall(batch_of_one(self.sent))
 
     def end(self) -> None:
         """Send no more."""
@@ -90,3 +102,26 @@ def test_replica_with_full_lanes_answers_its_other_peers(peers: Callable[[int], 
     for lane in lanes:
         lane.join()
         assert lane.answered == lane.sent
+
+
+def test_batches_of_several_lanes_are_answered_in_turn(peers: Callable[[int], Peers]) -> None:
+    room = peers(3)
+    room.start(options={"delay_ms": 50, "output": "[7]"})
+    room.until_ready()
+    lanes = [offer_lane(room, index) for index in (1, 2)]
+    cutters = [wire.FrameCutter() for _ in lanes]
+    room.predict(0, 99)
+    time.sleep(0.02)
+    for lane in lanes:
+        lane.sendall(b"".join(batch_of_one(number) for number in range(3)))
+    order: list[int] = []
+    while len(order) < 6:
+        ready, _, _ = select.select(lanes, [], [], 10)
+        assert ready, order
+        for lane in ready:
+            index = lanes.index(lane)
+            said = [wire.unpack_header(header) for header, _ in cutters[index].feed(lane.recv(65536))]
+            order += [index for fields in said if fields[0] == wire.OUTPUT]
+    assert [order[place] != order[place + 1] for place in (0, 2, 4)] == [True] * 3, order
+    for lane in lanes:
+        lane.close()

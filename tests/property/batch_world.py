@@ -49,39 +49,53 @@ class Tally:
     latency_s: list[float] = field(default_factory=list)
 
 
-class Replicas:
-    """Replicas that answer their batches one by one."""
+Hear = Callable[[bytes, list[bytes]], None]
 
-    def __init__(self, loop: Loop, cost_s: Callable[[int], float], hear: Callable[[bytes, list[bytes]], None]) -> None:
+
+class Replicas:
+    """Replicas that answer their batches one by one, whichever frontend they come from."""
+
+    def __init__(self, loop: Loop, cost_s: Callable[[int], float]) -> None:
         self.cost_s = cost_s
         self.sizes: list[int] = []
-        self._loop, self._hear = loop, hear
-        self._waiting: dict[bytes, deque[tuple[int, int]]] = {}
+        self.asked: list[bytes] = []
+        """Which replica each of these batches went to."""
+        self._loop = loop
+        self._waiting: dict[bytes, deque[tuple[int, int, Hear]]] = {}
         self._busy: set[bytes] = set()
 
-    def send(self, identity: bytes, header: bytes, body: bytes) -> bool:
-        _, number, _, count, _ = wire.unpack_header(header)
-        self._loop.call_later(WAY_S, self._arrive, identity, number, count)
-        return True
-
-    def _arrive(self, identity: bytes, number: int, count: int) -> None:
-        self._waiting.setdefault(identity, deque()).append((number, count))
+    def arrive(self, identity: bytes, number: int, count: int, hear: Hear) -> None:
+        """Take a batch in."""
+        self._waiting.setdefault(identity, deque()).append((number, count, hear))
         if identity not in self._busy:
             self._begin(identity)
 
     def _begin(self, identity: bytes) -> None:
-        number, count = self._waiting[identity].popleft()
+        number, count, hear = self._waiting[identity].popleft()
         self._busy.add(identity)
         self.sizes.append(count)
+        self.asked.append(identity)
         spent_s = self.cost_s(count)
-        self._loop.call_later(spent_s, self._end, identity, number, count, spent_s)
+        self._loop.call_later(spent_s, self._end, identity, number, count, spent_s, hear)
 
-    def _end(self, identity: bytes, number: int, count: int, spent_s: float) -> None:
+    def _end(self, identity: bytes, number: int, count: int, spent_s: float, hear: Hear) -> None:
         header = wire.pack_header(wire.OUTPUT, number, int(spent_s * 1e6), [1] * count)
-        self._loop.call_later(WAY_S, self._hear, identity, [header, b"0" * count])
+        self._loop.call_later(WAY_S, hear, identity, [header, b"0" * count])
         self._busy.discard(identity)
         if self._waiting[identity]:
             self._begin(identity)
+
+
+class Wire:
+    """One frontend's way to the replicas."""
+
+    def __init__(self, loop: Loop, replicas: Replicas, hear: Hear) -> None:
+        self._loop, self._replicas, self._hear = loop, replicas, hear
+
+    def send(self, identity: bytes, header: bytes, body: bytes) -> bool:
+        _, number, _, count, _ = wire.unpack_header(header)
+        self._loop.call_later(WAY_S, self._replicas.arrive, identity, number, count, self._hear)
+        return True
 
     def settle(self) -> None:
         pass
@@ -91,29 +105,43 @@ class Replicas:
 
 
 class BatchWorld:
-    """One version with its replicas and one application."""
+    """One version with its replicas, one application, and the dispatchers of one frontend or several."""
 
-    def __init__(self, cost_s: Callable[[int], float], slo_s: float, seed: int = 1, replicas: int = 1, **route: Any):
+    def __init__(
+        self,
+        cost_s: Callable[[int], float],
+        slo_s: float,
+        seed: int = 1,
+        replicas: int = 1,
+        frontends: int = 1,
+        **route: Any,
+    ) -> None:
         self.loop = Loop()
+        self.replicas = Replicas(self.loop, cost_s)
         self.slo_s = slo_s
         self._random = random.Random(seed)
         self._stack = ExitStack()
 
-        def transport(_endpoint: str, hear: Callable[[bytes, list[bytes]], None], *_: Any) -> Replicas:
-            return Replicas(self.loop, cost_s, hear)
+        def transport(_endpoint: str, hear: Hear, *_: Any) -> Wire:
+            return Wire(self.loop, self.replicas, hear)
 
         live_by(self.loop, transport, self._stack)
         self.counters = Counters()
-        self.dispatcher = dispatch.Dispatcher(
-            "",
-            PredictionCache(0),
-            self.counters,
-            lambda _: None,
-            lambda *_: None,
-            lambda _: None,
-            SlowLog(None, lambda _: None),
-        )
-        self.replicas: Replicas = self.dispatcher._outbox.transport  # type: ignore[assignment]
+        self.dispatchers = [
+            dispatch.Dispatcher(
+                "",
+                PredictionCache(0),
+                self.counters,
+                lambda _: None,
+                lambda *_: None,
+                lambda _: None,
+                SlowLog(None, lambda _: None),
+                position,
+            )
+            for position in range(frontends)
+        ]
+        self.only: int | None = None if frontends > 1 else 0
+        """The frontend that is asked; None: any, at random."""
         self._identities = tuple(f"{number:04x}" for number in range(replicas))
         self.version: ServedVersion
         self.load("1", **route)
@@ -123,10 +151,18 @@ class BatchWorld:
         version = VersionRoute(f"load{name}", name * 64, "bytes", self._identities, **route)
         app = AppRoute("bytes", int(self.slo_s * 1e6), "none", "m")
         model = ModelRoute(active=name, cache=False, versions={name: version})
-        self.version = self.dispatcher.apply(RoutingTable(1, True, {"a": app}, {"m": model}))["m", name]
-        self._owner = QueryOwner(
-            "a", self.slo_s, b'"none"', self.counters.app("a"), None, self.dispatcher.deadline_lane(self.slo_s)
-        )
+        table = RoutingTable(1, True, {"a": app}, {"m": model}, len(self.dispatchers))
+        self._sides = [
+            (
+                dispatcher,
+                dispatcher.apply(table)["m", name],
+                QueryOwner(
+                    "a", self.slo_s, b'"none"', self.counters.app("a"), None, dispatcher.deadline_lane(self.slo_s)
+                ),
+            )
+            for dispatcher in self.dispatchers
+        ]
+        self.version = self._sides[0][1]
         self.loop.settle()
 
     def run(self, rate: float, seconds: float) -> Tally:
@@ -142,12 +178,15 @@ class BatchWorld:
         return tally
 
     def submit(self, tally: Tally) -> None:
-        """Ask once."""
+        """Ask once, at any of the frontends."""
         tally.asked += 1
         sink: Any = Sink(tally, self.loop, self.loop.now, self.slo_s)
         now = self.loop.now
-        self.dispatcher.submit(Query(self._owner, self.version, b"x", tally.asked, now, now + self.slo_s, sink, -1))
+        side = self._random.randrange(len(self._sides)) if self.only is None else self.only
+        dispatcher, version, owner = self._sides[side]
+        dispatcher.submit(Query(owner, version, b"x", tally.asked, now, now + self.slo_s, sink, -1))
 
     def close(self) -> None:
-        self.dispatcher.close()
+        for dispatcher in self.dispatchers:
+            dispatcher.close()
         self._stack.close()

@@ -67,7 +67,8 @@ def test_one_version_under_two_names_is_loaded_once_at_full_width() -> None:
 
 def test_one_version_with_other_inherited_settings_is_another_load() -> None:
     record = model_record(active=pointer("1", 3), pins=[pointer("1", 4, wrapper={"kind": "noop"})])
-    assert len(wanted_model(record).loads) == 2
+    plain, inherits = wanted_model(record).loads.values()
+    assert (plain.settings, len(inherits.settings)) == ("", 16)
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,10 @@ def test_output_that_would_fill_the_cache_is_not_kept() -> None:
     assert cache.get(b"a") == b"1"
 
 
-def test_versions_and_input_types_do_not_share_outputs() -> None:
-    prefixes = {cache_prefix(digest * 64, kind) for digest in "ab" for kind in ("ints", "floats")}
-    assert len(prefixes) == 4
+def test_versions_settings_and_input_types_do_not_share_outputs() -> None:
+    kinds, settings = ("ints", "floats"), ("", "0f")
+    prefixes = {cache_prefix(digest * 64, one, kind) for digest in "ab" for one in settings for kind in kinds}
+    assert len(prefixes) == 8
 
 
 @given(st.lists(st.tuples(st.binary(max_size=3), st.binary(max_size=60), st.booleans()), max_size=200))

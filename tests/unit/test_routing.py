@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgpack
 import pytest
 from clipperfs.serverd import routing
@@ -16,6 +18,7 @@ OTHER = VersionRoute(
     "doubles",
     ("bb",),
     input_size=3,
+    settings="0f",
     max_batch=7,
     fixed_batch=5,
     idempotent=False,
@@ -77,5 +80,6 @@ def test_query_that_no_version_answers_has_a_precise_explanation(
 
 def test_table_survives_the_channel() -> None:
     full = table(active="1", aliases={"a": "1"}, unavailable="x", cache=False, versions={"1": LIVE, "2": OTHER})
+    full = replace(full, frontends=3)
     packed = msgpack.packb({"t": "table", **full.to_plain()})
     assert RoutingTable.from_plain(msgpack.unpackb(packed)) == full

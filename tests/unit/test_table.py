@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from clipperfs.serverd.desired import ACTIVE, Desired, WantedApp, WantedModel, WantedVersion
+from clipperfs.serverd.holding import Holding
 from clipperfs.serverd.reconciler import Phase
 from clipperfs.serverd.routing import NO_MODEL, ModelRoute
 from clipperfs.serverd.table import HeldView, build_table
@@ -51,6 +53,19 @@ def test_serving_version_is_active_with_its_replicas() -> None:
     assert found.active == "1"
     assert found.unavailable is None
     assert found.versions["1"].replicas == ("aa", "bb")
+
+
+def test_settings_that_a_manifest_leaves_out_go_to_the_frontends() -> None:
+    """What a model answers depends on them, so outputs must not be shared in the cache."""
+    inherits = WantedVersion("1", "1" * 64, {"wrapper": {"kind": "noop"}}, 1, "f")
+    copy: Any = SimpleNamespace(
+        input_type="doubles",
+        max_batch=1,
+        settings=SimpleNamespace(fixed_batch=None, batch_delay_ms=None, idempotent=True),
+    )
+    holding = Holding("k1", "m", inherits, Policy(), "ready", prepared=copy)
+    found = route(wanted(inherits), [holding.view()], {ACTIVE: "k1"}).versions["1"]
+    assert found.settings == inherits.settings != ""
 
 
 def test_sizes_and_the_warm_up_of_a_version_go_to_the_frontends() -> None:

@@ -1,4 +1,7 @@
-"""``python -m benchmarks.run``: run the benchmarks, print their tables. They inform; they never gate."""
+"""``python -m benchmarks.run``: run the benchmarks, print their tables. They inform; they never gate.
+
+One that fails, or whose tools are missing, is told of, and the others go on.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,42 +124,66 @@ BENCHMARKS: dict[
 """Of each: how it runs, how it prints, and the programs that it needs."""
 
 
-def main() -> int:
-    """Run what the command line asks for; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code: 1 when a benchmark failed or was not run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (all when none is given)")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: does it work, not how fast is it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     unknown = set(options.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"no benchmark is called {min(unknown)!r}; there are {', '.join(BENCHMARKS)}")
     names = [name for name in BENCHMARKS if not options.names or name in options.names]
-    try:
-        for name in names:
-            for tool in BENCHMARKS[name][2]:
-                require_tool(tool)
-    except ToolMissing as error:
-        print(error, file=sys.stderr)
-        return 1
+    not_run = missing_tools(names)  # before anything is measured: whoever would install them need not wait for the rest
     results: dict[str, Any] = {"machine": describe_machine(), "quick": options.quick}
     for label, text in results["machine"].items():
         print(f"{label:12} {text}")
     if machine_is_busy():
         print("\nThe machine is busy with something else: trust ratios and processor time, not rates and latencies.")
+    try:
+        for name in names:
+            if name in not_run:
+                results[name] = {"error": not_run[name]}
+            else:
+                run_one(name, options.quick, results)
+    finally:  # an interrupt ends the run here, with what was measured
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    errors = {name: results[name]["error"] for name in names if "error" in results[name]}
+    for name, error in errors.items():
+        print(f"{name}: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def missing_tools(names: Sequence[str]) -> dict[str, str]:
+    """Return which benchmarks cannot be run, and why. Says so at once too."""
+    found: dict[str, str] = {}
     for name in names:
-        run, render, _ = BENCHMARKS[name]
-        began_s = time.monotonic()
-        place = Path(tempfile.mkdtemp(prefix="clipperfs-bench-"))
         try:
-            results[name] = run(place, options.quick)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+            for tool in BENCHMARKS[name][2]:
+                require_tool(tool)
+        except ToolMissing as error:
+            found[name] = f"not run: {error}"
+            print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
+    return found
+
+
+def run_one(name: str, quick: bool, results: dict[str, Any]) -> None:
+    """Run one benchmark, print its table, and add what it measured to ``results``, or the ``error`` that it raised."""
+    run, render, _ = BENCHMARKS[name]
+    began_s = time.monotonic()
+    place = Path(tempfile.mkdtemp(prefix="clipperfs-bench-"))
+    try:
+        results[name] = run(place, quick)
         results[name]["took_s"] = round(time.monotonic() - began_s, 1)
         print(f"\n{render(results[name])}\n({results[name]['took_s']:.0f} s)", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    return 0
+    except Exception as error:  # whatever it is: the other benchmarks have nothing to do with it
+        traceback.print_exc()
+        results.setdefault(name, {})["error"] = f"failed: {type(error).__name__}: {error}"
+        print(f"\n{name}: {results[name]['error']}", flush=True)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":

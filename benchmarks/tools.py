@@ -1,4 +1,4 @@
-"""The programs that the benchmarks drive (wrk, nginx): found, or installed from Debian, or asked for."""
+"""The programs and libraries that benchmarks need of the system: found, or installed from Debian, or asked for."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
-PACKAGES = {"wrk": "wrk", "nginx": "nginx-light"}
+PACKAGES = {"wrk": "wrk", "nginx": "nginx-light", "java": "openjdk-17-jre-headless"}
+INSTALL_TIMEOUT_S = 300
 _PLACES = os.pathsep.join(["/usr/sbin", "/usr/local/sbin", "/sbin"])
 
 
 class ToolMissing(Exception):
-    """A program that a benchmark needs is not there and could not be installed."""
+    """Something that a benchmark needs is not there and could not be installed."""
 
 
 def find_tool(name: str) -> str | None:
@@ -26,23 +28,43 @@ def require_tool(name: str) -> str:
     Raises:
         ToolMissing: it is not there, and we are not root, have no apt-get, or the installation failed.
     """
-    path = find_tool(name)
+    return require(name, PACKAGES[name], lambda: find_tool(name))
+
+
+def require(name: str, package: str, find: Callable[[], str | None]) -> str:
+    """Return where ``find`` finds a thing, installing its Debian package when it is missing and that is possible.
+
+    Raises:
+        ToolMissing: as for ``require_tool``.
+    """
+    path = find()
     if path is not None:
         return path
-    package = PACKAGES[name]
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise ToolMissing(f"the benchmark needs {name}: install it first (Debian, Ubuntu: apt-get install {package})")
     print(f"installing {package} …", file=sys.stderr, flush=True)
-    # RUNLEVEL=1: the package's service is installed, but not started.
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    install = ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", package]
-    for command in (["apt-get", "-qq", "update"], install):
-        result = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
-        )
-        if result.returncode != 0:
-            raise ToolMissing(f"{' '.join(command)} failed: {result.stderr.strip()[-300:]}")
-    path = find_tool(name)
+    _apt_get("update")
+    _apt_get("install", "--yes", "--no-install-recommends", package)
+    path = find()
     if path is None:
         raise ToolMissing(f"{package} was installed, but {name} is not found")
     return path
+
+
+def _apt_get(*arguments: str) -> None:
+    command = ["apt-get", "-qq", *arguments]
+    try:
+        result = subprocess.run(
+            command,
+            # RUNLEVEL=1: the package's service is installed, but not started.
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolMissing(f"{' '.join(command)} took more than {INSTALL_TIMEOUT_S // 60} minutes") from None
+    if result.returncode != 0:
+        raise ToolMissing(f"{' '.join(command)} failed: {result.stderr.strip()[-300:]}")

@@ -17,6 +17,8 @@ from pathlib import Path
 from benchmarks.peers.peer import NotRun
 
 PINS = Path(__file__).with_name("requirements")
+PINNED_FOR = (3, 11)
+"""The Python that the pins were resolved for; pip fails on some of them with another."""
 INSTALL_TIMEOUT_S = 1800
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.peers.peer import NotRun, as_json
-from benchmarks.peers.served.answers import NOOP_ANSWER
-from benchmarks.serving import add_model, daemon_pid, linear_files, noop_files, run_daemon
+from benchmarks.peers.process import HERE
+from benchmarks.peers.served.answers import FEATURES, write_weights
+from benchmarks.serving import add_model, daemon_pid, run_daemon
 from clipperfs import Registry
 from clipperfs.errors import ClipperfsError
 
@@ -19,7 +21,7 @@ class Clipperfs:
     """HTTP with clipperfs's JSON. An answer that is the application's default output is no answer."""
 
     name = "clipperfs"
-    settings = "as it comes: default frontends, 1 replica, prediction cache off, SLO 500 ms"
+    settings = "as it comes: python wrapper, default frontends, 1 replica, prediction cache off, SLO 500 ms"
 
     def __init__(self) -> None:
         """Nothing is started yet."""
@@ -37,10 +39,7 @@ class Clipperfs:
     def start(self, model: str, folder: Path) -> None:
         """Publish the model and start a daemon."""
         registry = Registry.init(str(folder / "registry"), cache_dir=folder / "cache")
-        if model == "noop":
-            add_model(registry, model, noop_files(folder / "files", output=NOOP_ANSWER), cache="off")
-        else:
-            add_model(registry, model, linear_files(folder / "files"), cache="off", allow_code=True)
+        add_model(registry, model, version_files(model, folder / "files"), cache="off", allow_code=True)
         try:
             daemon = self._running.enter_context(run_daemon(registry, folder / "state"))
         except ClipperfsError as error:
@@ -71,3 +70,14 @@ class Clipperfs:
         if document["default"]:
             raise ValueError(f"the application's default output, no prediction: {reply!r}")
         return int(document["output"])
+
+
+def version_files(model: str, folder: Path) -> Path:
+    """Write a version of a model: the file that all servers run, its weights, and a wrapper that calls it."""
+    folder.mkdir()
+    shutil.copy(HERE / "served" / "answers.py", folder)
+    shutil.copy(HERE / "served" / "clipperfs_wrapper.py", folder / "wrapper.py")
+    write_weights(folder)
+    settings = {"wrapper": "python", "input_type": "floats", "sample": [[0.0] * FEATURES[model]]}
+    (folder / "model.yaml").write_text(json.dumps(settings))
+    return folder

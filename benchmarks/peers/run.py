@@ -25,7 +25,7 @@ from benchmarks.load import measure
 from benchmarks.machine import describe_machine, machine_is_busy
 from benchmarks.peers.bentoml import BentoML
 from benchmarks.peers.check import check_answers, inputs_of
-from benchmarks.peers.environments import default_place
+from benchmarks.peers.environments import PINNED_FOR, default_place
 from benchmarks.peers.litserve import LitServe
 from benchmarks.peers.mlflow import MLflow
 from benchmarks.peers.mlserver import MLServer
@@ -186,6 +186,9 @@ def _positive(kind: type[Number]) -> Callable[[str], Number]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code. A neighbour that did not run is a row, no failure."""
     options, plan = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    if sys.version_info[:2] != PINNED_FOR and set(options.peers) != {OURS}:
+        print(wrong_python(), file=sys.stderr)
+        return 1
     try:
         require_tool("wrk")
     except ToolMissing as error:
@@ -208,6 +211,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = {"machine": machine, "quick": options.quick, **result}
         options.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return 0
+
+
+def wrong_python() -> str:
+    """Return what to do about a Python that the pins are not for."""
+    pinned, own = (".".join(map(str, version)) for version in (PINNED_FOR, sys.version_info[:2]))
+    return (
+        f"the environments of the other servers are pinned for Python {pinned}, and this is {own}: "
+        f"make bench-peers PYTHON=python{pinned} VENV=.venv-{pinned} (--peers {OURS} runs on any)"
+    )
 
 
 def _say(text: str) -> None:

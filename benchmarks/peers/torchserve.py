@@ -1,9 +1,8 @@
-"""TorchServe: a Java frontend on netty, Python workers behind, batching between. Needs Java."""
+"""TorchServe: a Java frontend on netty, Python workers behind, batching between. Needs Java 17."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from benchmarks.peers.environments import clean_environment
 from benchmarks.peers.peer import NotRun, as_json
 from benchmarks.peers.process import ServedPeer
 from benchmarks.server import free_port
+from benchmarks.tools import ToolMissing, require_tool
 
 CONFIG = """
 inference_address=http://127.0.0.1:{port}
@@ -40,9 +40,11 @@ class TorchServe(ServedPeer):
     needs_gb = 12  # torch from PyPI brings CUDA's libraries with it
 
     def install(self) -> None:
-        """Look for Java, and install the pinned packages."""
-        if shutil.which("java") is None:
-            raise NotRun("it needs Java 17 (Debian, Ubuntu: apt-get install default-jre-headless)")
+        """See that there is Java, and install the pinned packages."""
+        try:
+            require_tool("java")
+        except ToolMissing as error:
+            raise NotRun(str(error)) from error
         super().install()
 
     def launch(self, model: str, folder: Path) -> tuple[Sequence[str | Path], Mapping[str, str]]:

@@ -15,7 +15,10 @@ from benchmarks.peers.peer import NotRun, as_json
 from benchmarks.peers.process import ServedPeer
 from benchmarks.peers.served.answers import FEATURES
 from benchmarks.server import free_port
+from benchmarks.tools import ToolMissing, require
 
+_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+LIBRARY = f"libpython{_PYTHON}.so.1.0"
 CONFIG = """
 name: "{model}"
 backend: "python"
@@ -38,14 +41,14 @@ class Triton(ServedPeer):
     served = ("triton_model.py",)
 
     def install(self) -> None:
-        """Install the wheel, and see that the backend's stub for this Python can run."""
+        """See that the backend's stub will find the shared library of this Python, and install the wheel."""
+        try:
+            require(LIBRARY, f"libpython{_PYTHON}", find_libpython)
+        except ToolMissing as error:
+            raise NotRun(f"{error}; a Python that was built with --enable-shared has it too") from error
         super().install()
         if not self._stub.exists():
             raise NotRun(f"the wheel has no stub of the Python backend for Python {_PYTHON}")
-        library = f"libpython{_PYTHON}.so.1.0"
-        shared = [Path(folder) / library for folder in (sysconfig.get_config_var("LIBDIR"), "/usr/lib")]
-        if not any(path.exists() for path in shared) and ctypes.util.find_library(f"python{_PYTHON}") is None:
-            raise NotRun(f"its Python backend needs {library} (Debian, Ubuntu: apt-get install libpython{_PYTHON})")
 
     def version(self) -> str:
         """Return the wheel's release."""
@@ -98,4 +101,7 @@ class Triton(ServedPeer):
         return int(json.loads(reply)["outputs"][0]["data"][0])
 
 
-_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+def find_libpython() -> str | None:
+    """Return where the shared library of this Python is: beside it, or where the system's loader looks."""
+    own = Path(sysconfig.get_config_var("LIBDIR")) / LIBRARY
+    return str(own) if own.exists() else ctypes.util.find_library(f"python{_PYTHON}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +17,14 @@ import pytest
 
 from benchmarks.machine import process_tree
 from benchmarks.peers import keeper
-from benchmarks.peers.check import check_answers
+from benchmarks.peers.check import check_answers, inputs_of
 from benchmarks.peers.environments import Environment
+from benchmarks.peers.ours import Clipperfs
 from benchmarks.peers.peer import NotRun, as_json
-from benchmarks.peers.process import ServedPeer
+from benchmarks.peers.process import HERE, ServedPeer
 from benchmarks.peers.run import Plan, run
-from benchmarks.peers.served.answers import write_weights
+from benchmarks.peers.served.answers import FEATURES, load, write_weights
+from benchmarks.server import post
 
 SERVER = """
 import http.server, json, os, sys
@@ -100,6 +104,27 @@ def test_right_answers_pass_and_wrong_ones_are_told(tmp_path: Path) -> None:
         right.stop()
         wrong.stop()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("model", FEATURES)
+def test_clipperfs_serves_the_same_file_as_its_neighbours(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = shutil.copytree(HERE / "served", tmp_path / "served") / "answers.py"
+    changed.write_text(changed.read_text().replace("NOOP_ANSWER = 0", "NOOP_ANSWER = 3").replace("argmax", "argmin"))
+    monkeypatch.setattr("benchmarks.peers.ours.HERE", tmp_path)
+    write_weights(tmp_path)
+    inputs = inputs_of(model, 8)
+    expected = runpy.run_path(str(changed))["load"](model, tmp_path)(inputs)
+    peer = Clipperfs()
+    (tmp_path / "home").mkdir()
+    try:
+        peer.start(model, tmp_path / "home")
+        found = [peer.answer(post(peer.url, peer.body(features))[0]) for features in inputs]
+    finally:
+        peer.stop()
+    assert found == expected
+    assert found != load(model, tmp_path)(inputs)
 
 
 @pytest.mark.needs("wrk")

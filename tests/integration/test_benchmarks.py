@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from benchmarks.server import post, run_echo, run_nginx
 from benchmarks.switch import read_replies, run_clients
 from benchmarks.switches import RATE, read_seen, run_steady_clients
 from benchmarks.tools import ToolMissing, find_tool, require_tool
+from clipperfs.bench import LoadPlan, Sample, run_load
 from tests.integration.frontend_rig import Rig
 
 ROOT = Path(__file__).parents[2]
@@ -119,14 +121,25 @@ def test_missing_tool_without_apt_says_what_to_install(monkeypatch: pytest.Monke
         require_tool("nginx")
 
 
-def test_batching_measures_every_way_of_a_model(tmp_path: Path) -> None:
+def test_batching_measures_every_way_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[LoadPlan] = []
+
+    def run_and_note(plan: LoadPlan) -> Sample:
+        plans.append(plan)
+        return run_load(plan)
+
+    monkeypatch.setattr("benchmarks.batching.run_load", run_and_note)
     model = Synthetic("tiny", 200, 4, (4,), base_ms=2)
-    plan = Plan(rounds=1, seconds=0.3, warm_up_s=0.1, tail_seconds=0.3, overload=0.2, connections=20, models=(model,))
-    [row] = run_batching(tmp_path, plan)["rows"]
+    plan = Plan(rounds=1, seconds=0.3, warm_up_s=0.1, tail_rounds=2, tail_seconds=0.2, overload=0.2, models=(model,))
+    [row] = run_batching(tmp_path, replace(plan, connections=20))["rows"]
     assert [way["way"] for way in row["ways"]] == ["fixed 4", "adaptive", "adaptive, delayed", "no batches"]
     assert row["best"] == "fixed 4"
     assert all(way["goodput"]["median"] > 0 for way in row["ways"])
-    assert 0 < row["calm"]["within_slo"] <= 1
+    calm = row["calm"]
+    assert 0 < calm["within_slo"]["low"] <= calm["within_slo"]["median"] <= 1
+    gaps = [tuple(one.due_times()) for one in plans if one.seconds == 0.2]
+    assert len(set(gaps)) == len(gaps) == 2
+    assert {one.rate for one in plans[-2:]} == {calm["rate"]}
 
 
 def test_unknown_benchmark_is_refused_with_the_names_that_exist() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +13,16 @@ import pytest
 
 from benchmarks.load import Measurement
 from benchmarks.peers.check import compare, inputs_of
-from benchmarks.peers.environments import PINS, Environment
+from benchmarks.peers.environments import PINNED_FOR, PINS, Environment
 from benchmarks.peers.peer import NotRun
 from benchmarks.peers.rows import add_leads, render, summarise
-from benchmarks.peers.run import PEERS, QUICK, Plan, parse_arguments
+from benchmarks.peers.run import PEERS, QUICK, Plan, main, parse_arguments
 from benchmarks.peers.served.answers import CLASSES, load, write_weights
+from benchmarks.peers.triton import find_libpython
+from benchmarks.tools import ToolMissing
 
 NEIGHBOURS = [name for name in PEERS if name != "clipperfs"]
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def measurement(rate: float, failed: int = 0) -> Measurement:
@@ -146,6 +150,48 @@ def test_every_package_of_a_neighbour_is_pinned(name: str, tmp_path: Path) -> No
     for line in lines:
         assert re.fullmatch(r"[\w.\-]+(\[\w+\])?==[\w.]+", line), line
     assert re.search(r"\d", PEERS[name](tmp_path).version())
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_pins_are_for_the_python_that_is_asked_for(name: str) -> None:
+    assert f"for Python {PINNED_FOR[0]}.{PINNED_FOR[1]}." in (PINS / f"{name}.txt").read_text().splitlines()[0]
+
+
+def test_another_python_is_told_at_once_and_still_measures_clipperfs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def require_tool(name: str) -> str:
+        raise ToolMissing("no wrk")
+
+    monkeypatch.setattr("benchmarks.peers.run.require_tool", require_tool)  # ends what is not refused before
+    monkeypatch.setattr("benchmarks.peers.run.PINNED_FOR", (3, 7))
+    for arguments in ([], ["--peers", "litserve"]):
+        assert main(arguments) == 1
+        assert "pinned for Python 3.7, and this is 3." in capsys.readouterr().err
+    assert main(["--peers", "clipperfs"]) == 1
+    assert capsys.readouterr().err == "no wrk\n"
+
+
+def test_server_that_lacks_something_of_the_system_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("benchmarks.tools.find_tool", lambda name: None)
+    monkeypatch.setattr("benchmarks.peers.triton.find_libpython", lambda: None)
+    monkeypatch.setattr(Environment, "ensure", lambda self: pytest.fail("installed what cannot start"))
+    with pytest.raises(NotRun, match=r"needs java: .*apt-get install openjdk-17-jre-headless"):
+        PEERS["torchserve"](tmp_path).install()
+    with pytest.raises(NotRun, match=r"needs libpython3\.\d+\.so\.1\.0: .*apt-get install libpython3\.\d+\); a Python"):
+        PEERS["triton"](tmp_path).install()
+
+
+def test_library_of_python_is_found_beside_it_or_by_the_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_config_var", {"LIBDIR": str(tmp_path)}.get)
+    monkeypatch.setattr("ctypes.util.find_library", {f"python{PYTHON}": "of the system"}.get)
+    assert find_libpython() == "of the system"
+    own = tmp_path / f"libpython{PYTHON}.so.1.0"
+    own.touch()
+    assert find_libpython() == str(own)
 
 
 def test_environment_that_does_not_fit_on_the_disk_is_not_begun(tmp_path: Path) -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.batching import MODELS, Synthetic, neighbours, render_batching, summarise_model, variants
+from benchmarks.batching import (
+    MODELS,
+    Synthetic,
+    neighbours,
+    render_batching,
+    summarise_calm,
+    summarise_model,
+    variants,
+)
 from benchmarks.clients import ANSWERED, DEFAULTED, FAILED
 from benchmarks.load import Measurement
 from benchmarks.machine import cpu_seconds, describe_machine, process_tree
@@ -17,7 +26,8 @@ from benchmarks.switch import Replies, summarise
 from benchmarks.switches import Seen, Switch, render_switches
 from benchmarks.switches import summarise as summarise_switches
 from benchmarks.table import render_table, spread
-from clipperfs.bench import Reply
+from clipperfs.bench import LoadPlan, LoadReport, Reply, Sample
+from clipperfs.bench import summarise as summarise_load
 
 
 def measurement(rate: float, failed: int = 0) -> Measurement:
@@ -172,11 +182,26 @@ def test_ratio_to_the_best_fixed_size_is_taken_within_a_round() -> None:
         "rate": 230.0,
         "searched": {"8": 100.0, "16": 200.0},
         **found,
-        "calm": {"rate": 160.0, "within_slo": 1.0, "p999_ms": 20.0},
+        "calm": summarise_calm(160.0, [calm_run(1.0, 20.0), calm_run(0.92, 49.0), calm_run(0.9987, 30.0)]),
     }
-    text = render_batching({"plan": {"rounds": 3, "seconds": 2.0, "overload": 1.15}, "rows": [row]})
+    plan = {"rounds": 3, "seconds": 2.0, "overload": 1.15, "tail_rounds": 3, "tail_seconds": 5.0}
+    text = render_batching({"plan": plan, "rows": [row]})
     assert "fixed 16 (best)" in text
     assert "0.90 (0.90–1.00)" in text
+    assert "the share within the SLO in 3 of 5 s at 80 %" in text
+    assert (
+        "adaptive at 160/s, 80 % of the best: 99.87 (92.00–100.00) % within the SLO, p99.9 30.0 (20.0–49.0) ms" in text
+    )
+
+
+def calm_run(within_slo: float | None, p999_ms: float) -> LoadReport:
+    load = LoadPlan(host="127.0.0.1", port=1, path="/", bodies=[b"{}"], rate=160.0, seconds=5.0)
+    report = summarise_load(load, Sample([0.0], [p999_ms / 1000], {}, {}))
+    return replace(report, within_slo=within_slo)
+
+
+def test_calm_run_without_any_answer_counts_as_none_in_time() -> None:
+    assert summarise_calm(160.0, [calm_run(None, 20.0)])["within_slo"] == {"median": 0.0, "low": 0.0, "high": 0.0}
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,8})\r\n", re.IGNORECASE)
 TOO_LARGE: Final = "the body is larger than %d bytes; 'start --max-body' sets the limit"
+TOO_MUCH: Final = "bodies of more than %d bytes are on their way at once; send large ones a little later"
 PLAIN_BYTES: Final = 64 * 1024
 """A body up to this size is handed on as ``bytes``; a larger one as it was gathered, if it came in pieces."""
 TURN_BYTES: Final = 512 * 1024
@@ -48,6 +49,7 @@ class HttpConnection(ReplySide):
         "header_bytes",
         "headers",
         "heads_left",
+        "held_bytes",
         "known_bytes",
         "known_form",
         "known_head",
@@ -72,6 +74,8 @@ class HttpConnection(ReplySide):
         self.form_headers: dict[bytes, bytes] | None = None
         """The headers, by names in lower case, that say that the body is not plain JSON."""
         self.body_bytes = self.header_bytes = self.headers = 0
+        self.held_bytes = 0
+        """What the body that is being read counts for in the server's."""
         self.turn_bytes = 0
         """How much of the body had come when others got their turn last."""
         self.unread_bytes = 0
@@ -103,6 +107,7 @@ class HttpConnection(ReplySide):
         self.transport = None
         self.parser = None
         self.phase = CLOSED
+        self._drop_body()
         first, self.first = self.first, None
         if first is not None:
             first.leave()
@@ -269,6 +274,11 @@ class HttpConnection(ReplySide):
         self.body_bytes += len(data)
         if self.body_bytes > self.limits.body_bytes:
             self._stop(413, TOO_LARGE % self.limits.body_bytes)
+        server = self.server
+        self.held_bytes += len(data)
+        server.held_bytes += len(data)
+        if server.held_bytes > server.most_held_bytes:
+            self._stop(503, TOO_MUCH % server.most_held_bytes)
         if not self.body:
             self.body = data
             return
@@ -289,10 +299,12 @@ class HttpConnection(ReplySide):
         if method == b"HEAD":
             flags |= BARE
         body, self.body = self.body, b""
+        exchange = Exchange(self, flags)
+        exchange.held_bytes, self.held_bytes = self.held_bytes, 0
         form = None if self.form_headers is None else read_form(self.form_headers)
         if len(body) <= PLAIN_BYTES:
             body = bytes(body)
-        self._handle(Exchange(self, flags), method, self.target, body, form)
+        self._handle(exchange, method, self.target, body, form)
 
     def _handle(self, exchange: Exchange, method: bytes, target: bytes, body: Body, form: BodyForm | None) -> None:
         server = self.server
@@ -303,6 +315,7 @@ class HttpConnection(ReplySide):
         else:
             if self._is_last():
                 self.phase = CLOSED  # nothing is answered after a reply that closes
+                exchange.detach()
                 return
             self.rest.append(exchange)
             if len(self.rest) >= self.limits.pipeline:
@@ -327,7 +340,7 @@ class HttpConnection(ReplySide):
 
     def _refuse(self, status: int, cause: str) -> None:
         """Answer with an error after the replies that are still owed, then close."""
-        self.body = b""
+        self._drop_body()
         if self.phase == REFUSED:  # in the piece that held the last request that is answered
             return
         if self.transport is None or self.transport.is_closing() or self._is_last():
@@ -345,6 +358,12 @@ class HttpConnection(ReplySide):
         else:
             self.rest.append(exchange)
         exchange.fail(status, "Server unavailable" if status == 503 else "Request refused", cause)
+
+    def _drop_body(self) -> None:
+        """Forget what has come of a body."""
+        self.body = b""
+        self.server.held_bytes -= self.held_bytes
+        self.held_bytes = 0
 
     def _yield_turn(self) -> None:
         """Read on in the next turn of the loop."""

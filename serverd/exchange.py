@@ -46,12 +46,14 @@ class Exchange:
     client that has gone is dropped; no method raises because of the client.
     """
 
-    __slots__ = ("connection", "flags", "raw", "stream_reply")
+    __slots__ = ("connection", "flags", "held_bytes", "raw", "stream_reply")
 
     def __init__(self, connection: ReplySide, flags: int) -> None:
         self.connection: ReplySide | None = connection
         """None once the reply has left or the client has gone."""
         self.flags = flags
+        self.held_bytes = 0
+        """What its body counts for in the server's ``held_bytes``."""
         self.raw: bytes | None = None
         """What is to leave when the replies before this one have left."""
         self.stream_reply: StreamReply | None = None
@@ -65,7 +67,7 @@ class Exchange:
             raw = self._adapt(raw)
         if connection.first is not self:
             self.raw = raw
-        elif self.flags or connection.rest:
+        elif self.flags or connection.rest or self.held_bytes:
             connection.finish_first(raw)
         else:  # the usual one: nothing before it, nothing behind it, and the connection goes on
             self.connection = connection.first = None
@@ -116,11 +118,18 @@ class Exchange:
 
     def leave(self) -> None:
         """Take note that the client has gone."""
-        self.connection = None
+        self.detach()
         self.raw = None
         reply, self.stream_reply = self.stream_reply, None
         if reply is not None:
             reply.on_gone()
+
+    def detach(self) -> None:
+        """Let go of the connection: the reply has left, or nobody is there for it."""
+        connection, self.connection = self.connection, None
+        if connection is not None and self.held_bytes:
+            connection.server.held_bytes -= self.held_bytes
+            self.held_bytes = 0
 
     def _adapt(self, raw: bytes) -> bytes:
         """Return the reply to what is not the plain case."""

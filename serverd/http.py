@@ -30,6 +30,8 @@ class HttpLimits:
     """Request line and headers together."""
     headers: int = 64
     body_bytes: int = 16 * 1024 * 1024
+    bodies_bytes: int = 1024 * 1024 * 1024
+    """All bodies together that are on their way here, or not answered yet; never less than two of the largest."""
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     body_rate_bytes_s: int = 16 * 1024
@@ -63,6 +65,9 @@ class HttpServer:
         """While draining: nobody is turned away yet. Each connection may send one more request, whose reply closes."""
         self.tick = 0
         """Counts ticks of ``tick_s``: the connections' coarse clock, so that no request asks for the time."""
+        self.held_bytes = 0
+        """Of bodies that are on their way here, or not answered yet (small ones that come in one piece aside)."""
+        self.most_held_bytes = max(self.limits.bodies_bytes, 2 * self.limits.body_bytes)
         self.requests = 0
         self.connections_total = 0
         self.refused: dict[int, int] = {}

@@ -82,7 +82,7 @@ class ReplySide:
         exchange = self.first
         assert exchange is not None
         while True:
-            exchange.connection = None
+            exchange.detach()
             self._write(raw)
             if exchange.flags & LAST:
                 self._close_after_last()

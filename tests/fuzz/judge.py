@@ -112,9 +112,17 @@ def _feed(site: Site, connection: HttpConnection, transport: FakeTransport, piec
 def _check_kept(connection: HttpConnection, piece_bytes: int) -> None:
     if len(connection.body) + len(connection.target) > KEPT_BYTES + piece_bytes:
         raise Broken("more of a request is kept than the limits allow")
+    server = connection.server
+    if server.held_bytes != sum(map(_held_bytes, server.connections)):
+        raise Broken(f"{server.held_bytes} bytes of bodies are said to be held")
     waiting = len(connection.rest)
     if waiting > LIMITS.pipeline and not connection.reading_paused and not connection.transport.is_closing():
         raise Broken(f"{waiting} requests wait and reading goes on")
+
+
+def _held_bytes(connection: HttpConnection) -> int:
+    first = [] if connection.first is None else [connection.first]
+    return connection.held_bytes + sum(exchange.held_bytes for exchange in (*first, *connection.rest))
 
 
 def _check_always(site: Site, transport: FakeTransport, methods: list[bytes]) -> list[Reply]:

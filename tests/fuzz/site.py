@@ -194,6 +194,7 @@ class Site:
     def reset(self) -> None:
         """Forget every query, so that the next connection meets a new site."""
         self.server.draining = False
+        self.server.held_bytes = 0
         self.server.connections.clear()
         self.dispatcher.held.clear()
         self.frontend._predict._next_id = 0

@@ -61,19 +61,21 @@ class VersionCounter:
     well. ``errors`` counts queries that it failed: it raised, died or had no live replica; ``defaults`` those that it
     did not answer in time or could not take in; ``moved`` those of both that the active version then answered.
     ``agree``, ``differ`` and ``shadow_dropped`` count copies that it got as a shadow, or did not get.
-    ``size_predict_us`` is ``predict_us`` by ``BATCH_BOUNDS``. ``predict`` counts batches by what the replicas report;
-    ``waits`` queries by the time that they waited in the queue, ``waits_us`` is the sum of those times.
+    ``rows`` is the sum of the sizes of the batches that came back: of ``queries`` some end in the queue, and some are
+    sent twice. ``size_predict_us`` is ``predict_us`` by ``BATCH_BOUNDS``. ``predict`` counts batches by what the
+    replicas report; ``waits`` queries by the time that they waited in the queue, ``waits_us`` the sum of those times.
     """
 
     __slots__ = (
         "agree", "batch_sizes", "batches", "cache_hits", "cache_misses", "defaults", "differ", "errors",
         "failed_batches", "hedges", "late", "latency", "latency_us", "moved", "predict", "predict_us", "queries",
-        "retries", "shadow_dropped", "shared", "size_predict_us", "waits", "waits_us",
+        "retries", "rows", "shadow_dropped", "shared", "size_predict_us", "waits", "waits_us",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.queries = 0
         self.batches = 0
+        self.rows = 0
         self.failed_batches = 0
         self.predict_us = 0
         self.predict = [0] * (len(LATENCY_BOUNDS_S) + 1)
@@ -99,6 +101,7 @@ class VersionCounter:
     def observe(self, size: int, latency_s: float, predict_us: int) -> None:
         """Count a batch that came back."""
         self.batches += 1
+        self.rows += size
         self.predict_us += predict_us
         self.predict[bisect_left(LATENCY_BOUNDS_S, predict_us / 1e6)] += 1
         self.latency[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
@@ -128,6 +131,7 @@ class VersionCounter:
         return {
             "queries": self.queries,
             "batches": self.batches,
+            "rows": self.rows,
             "failed_batches": self.failed_batches,
             "predict_us": self.predict_us,
             "predict": list(self.predict),

@@ -119,7 +119,7 @@ def _version_metrics(parts: Sequence[Sequence[Snapshot]]) -> Iterator[Metric]:
         waits.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("waits", [])), counts.get("waits_us", 0) / 1e6)
         predict.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("predict", [])), counts.get("predict_us", 0) / 1e6)
         latency.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("latency", [])), counts.get("latency_us", 0) / 1e6)
-        sizes.add_metric(key, buckets(BATCH_BOUNDS, counts.get("batch_sizes", [])), counts.get("queries", 0))
+        sizes.add_metric(key, buckets(BATCH_BOUNDS, counts.get("batch_sizes", [])), counts.get("rows", 0))
     yield from (*(family for _, family in plain), shadow, waits, predict, latency, sizes)
 
 

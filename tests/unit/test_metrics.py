@@ -75,6 +75,19 @@ def test_two_frontends_are_added_up() -> None:
     assert found["clipperfs_queue_seconds_sum", version] == pytest.approx(0.0087, abs=2e-6)
 
 
+def test_mean_batch_size_is_that_of_the_batches_that_came_back() -> None:
+    counters = Counters()
+    version = counters.version("m", "1")
+    version.queries = 100  # most expired in the queue
+    version.observe(8, 0.002, 1500)
+    version.observe(3, 0.002, 1500)
+    found = values([counters.snapshot(), counters.snapshot()])
+    labels = (("model", "m"), ("version", "1"))
+    assert found["clipperfs_batch_size_sum", labels] == 22
+    assert found["clipperfs_batch_size_count", labels] == 4
+    assert found["clipperfs_version_queries_total", labels] == 200
+
+
 def test_waits_of_any_length_fall_into_their_buckets() -> None:
     version = Counters().version("m", "1")
     waits = [0.0, 0.0005, 0.0006, 0.5, 0.49, 10.0, 11.0, 0.0005, 11.0]

@@ -43,7 +43,8 @@ def test_counters_of_two_frontends_add_up_and_outlive_them(tmp_path: Path) -> No
         version = (("model", "m"), ("version", "1"))
         assert before["clipperfs_queries_total", (("app", "a"),)][1] == ASKED
         assert before["clipperfs_bad_requests_total", (("app", "a"),)][1] == 1
-        for stage in ("clipperfs_query_seconds", "clipperfs_queue_seconds", "clipperfs_predict_seconds"):
+        stages = ("version_query", "queue", "predict", "query")
+        for stage in (f"clipperfs_{one}_seconds" for one in stages):
             labels = (("app", "a"),) if stage == "clipperfs_query_seconds" else version
             kind, count = before[f"{stage}_count", labels]
             assert (kind, count) == ("histogram", ASKED), stage

@@ -145,6 +145,15 @@ def test_adding_up_goes_through_mappings_and_lists_and_leaves_text_out() -> None
     assert total == {"n": 3, "list": [4, 6], "deep": {"x": 2, "y": 5}}
 
 
+def test_frontend_of_another_release_with_other_buckets_hides_nothing_else() -> None:
+    later = snapshot(4)
+    later["apps"]["a"]["latency"].append(0)
+    found = values([snapshot(3), later])
+    assert found["clipperfs_queries_total", (("app", "a"),)] == 7
+    assert found["clipperfs_query_seconds_count", (("app", "a"),)] == 3
+    assert found["clipperfs_queue_seconds_count", (("model", "m"), ("version", "1"))] == 7
+
+
 def test_buckets_are_cumulative_and_end_at_infinity() -> None:
     assert buckets([1, 2], [3, 4, 5]) == [("1.0", 3), ("2.0", 7), ("+Inf", 12)]
     assert buckets([1], []) == [("1.0", 0), ("+Inf", 0)]

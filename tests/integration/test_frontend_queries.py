@@ -124,6 +124,27 @@ def test_health_follows_the_table_and_metrics_come_from_the_controller(rig: Rig)
     connection.close()
 
 
+def test_controller_is_asked_for_the_metrics_once_for_all_who_wait_and_not_while_they_are_fresh(rig: Rig) -> None:
+    rig.route({}, {})
+    clients = [http.client.HTTPConnection("127.0.0.1", rig.port, timeout=5) for _ in range(4)]
+    for client in clients[:3]:
+        client.request("GET", "/metrics")
+    asked = rig.expect(control.ASK)
+    wait_for(lambda: rig.metrics()["http"]["requests"] == 3)
+    rig.send(control.TEXT, id=asked["id"], status=200, ctype="text/plain", body=b"first", keep_s=0.3)
+    assert [client.getresponse().read() for client in clients[:3]] == [b"first"] * 3
+    clients[3].request("GET", "/metrics")
+    assert clients[3].getresponse().read() == b"first"
+    assert [message["t"] for message in rig.messages].count(control.ASK) == 1
+    time.sleep(0.4)
+    clients[0].request("GET", "/metrics")
+    rig.send(control.TEXT, id=asked["id"], status=200, ctype="text/plain", body=b"late", keep_s=0.3)
+    rig.send(control.TEXT, id=rig.expect(control.ASK)["id"], status=200, ctype="text/plain", body=b"second", keep_s=0.0)
+    assert clients[0].getresponse().read() == b"second"
+    for client in clients:
+        client.close()
+
+
 def test_unlinked_application_answers_its_default_output(rig: Rig) -> None:
     rig.route({"app": AppRoute("doubles", 100_000, '{"a": [1]}')}, {})
     reply = predict(rig, {"input": [1]})

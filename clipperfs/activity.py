@@ -32,7 +32,7 @@ class VersionActivity:
     queries: float
     cache_hit_share: float
     batch_size: float
-    """Queries in a batch, on average."""
+    """Queries in a batch that came back, on average."""
     batch_limit: float
     predict_ms: float
     """What predicting a batch took, on average."""
@@ -109,6 +109,7 @@ def compare(before: Series, after: Series, seconds: float) -> Activity:
         batches = grown("clipperfs_batch_seconds_count", **at)
         sent = grown("clipperfs_version_queries_total", **at)
         hits, misses = grown("clipperfs_cache_hits_total", **at), grown("clipperfs_cache_misses_total", **at)
+        rows = grown("clipperfs_batch_size_sum", **at)
         predict_s = grown("clipperfs_predict_seconds_sum", **at)
         versions.append(
             VersionActivity(
@@ -116,7 +117,7 @@ def compare(before: Series, after: Series, seconds: float) -> Activity:
                 version=version,
                 queries=(sent + hits) / seconds,
                 cache_hit_share=hits / (hits + misses) if hits + misses else math.nan,
-                batch_size=sent / batches if batches else math.nan,
+                batch_size=rows / batches if batches else math.nan,
                 batch_limit=gauge("clipperfs_batch_limit", **at),
                 predict_ms=predict_s / batches * 1000 if batches else math.nan,
                 busy=predict_s / seconds,

@@ -51,8 +51,10 @@ def register(
         default_output: the answer when there is no prediction in time.
         slo_us: the latency objective, in microseconds.
         link: the model that answers.
-        max_concurrent: queries that each daemon takes in at a time; 0: no limit, ``None``: as it was.
-        max_rate: queries a second that each daemon takes in; 0: no limit, ``None``: as it was.
+        max_concurrent: queries that each daemon takes in at a time, in equal parts for its frontends, rounded up; 0: no
+            limit, ``None``: as it was.
+        max_rate: queries a second that each daemon takes in, in equal parts for its frontends; 0: no limit, ``None``:
+            as it was.
         reason: why, for the record.
 
     Raises:

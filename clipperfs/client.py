@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, overload
 from urllib.parse import quote, urlsplit
@@ -20,11 +19,9 @@ from clipperfs.errors import (
     ServingError,
     TimedOut,
 )
+from clipperfs.query_body import json_body, raw_body, raw_dtype
 
 DEFAULT_URL = "http://127.0.0.1:1337"
-JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
-RAW_HEADERS = {"Content-Type": "application/octet-stream", "Accept": "application/json", "Clipperfs-Dtype": "uint8"}
-"""The element's type has an application that takes no bytes refuse them."""
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 """What a kept connection shows when the daemon closed it while it was idle."""
 
@@ -74,6 +71,8 @@ class Client:
         self._scheme = parts.scheme
         self._prefix = parts.path.rstrip("/")
         self._idle: list[http.client.HTTPConnection] = []
+        self._refused: set[tuple[str, str]] = set()
+        """Applications, and types of arrays that they do not take as they are."""
         self._lock = threading.Lock()
 
     @overload
@@ -99,10 +98,15 @@ class Client:
             app: name of the application.
             input: one input: a list of numbers or a numpy array, a text, or ``bytes``, such as an image's file (sent as
                 they are; in a batch as base64).
-            batch: several inputs, each with its own deadline; instead of ``input``.
+            batch: several inputs, each with its own deadline; instead of ``input``. Rows of one numpy array are quicker
+                than a list of arrays.
             version: ask this version or alias of the linked model instead of the active one.
             key: whom the query is for, such as a user's id: under a rollout, equal keys meet the same version. Without
                 one, equal inputs do.
+
+        An array whose type is the application's (``int32`` for ints, ``float32`` for floats, ``float64`` for doubles,
+        ``uint8`` for bytes) is sent as it lies in memory, which costs a tenth of JSON where there are many numbers. NaN
+        and infinity then reach the model. One of another type is sent as JSON.
 
         Returns:
             One prediction, or one for each input of the batch, in the same order. An answer by the latency objective,
@@ -119,8 +123,7 @@ class Client:
             raise InvalidInput(
                 "give either one input or a batch", hint="predict(app, input) or predict(app, batch=[…])"
             )
-        body, headers = _request(input, batch, version, key)
-        status, answered, data = self._exchange("POST", f"/{quote(app, safe='')}/predict", body, headers)
+        status, answered, data = self._ask(app, input, batch, version, key)
         tree = self._reply(status, data, app)
         answered_by = answered.get("Clipperfs-Version")
         try:
@@ -142,6 +145,26 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _ask(
+        self, app: str, value: Any, batch: Iterable[Any] | None, version: str | None, key: str | None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """Send a query in the form that costs least of those that the application takes."""
+        path = f"/{quote(app, safe='')}/predict"
+        array: Any = value if batch is None else batch
+        dtype = raw_dtype(array, 1 if batch is None else 2)
+        if dtype is not None and (app, dtype) not in self._refused:
+            raw = raw_body(array.tobytes(), version, key, dtype, array.shape)
+            if raw is not None:
+                reply = self._exchange("POST", path, *raw)
+                if not _is_form_refused(reply[0], reply[2]):
+                    return reply
+                self._refused.add((app, dtype))
+        if isinstance(value, bytes | bytearray | memoryview):
+            raw = raw_body(bytes(value), version, key)
+            if raw is not None:
+                return self._exchange("POST", path, *raw)
+        return self._exchange("POST", path, *json_body(value, batch, version, key))
 
     def _exchange(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str]
@@ -225,23 +248,18 @@ class Client:
         return ServingError(f"{self.url} does not answer as a clipperfs daemon does ({what})", hint="check the address")
 
 
-def _request(
-    value: Any, batch: Iterable[Any] | None, version: str | None, key: str | None
-) -> tuple[bytes, Mapping[str, str]]:
-    """Return the body and the headers of a query. Raises InvalidInput."""
-    if isinstance(value, bytes | bytearray | memoryview) and _is_plain(version) and _is_plain(key):
-        named = {"Clipperfs-Version": version, "Clipperfs-Key": key}
-        return bytes(value), {**RAW_HEADERS, **{name: text for name, text in named.items() if text is not None}}
-    query: dict[str, Any] = {"input": value} if batch is None else {"input_batch": list(batch)}
-    if version is not None:
-        query["version"] = version
-    if key is not None:
-        query["key"] = key
+def _is_form_refused(status: int, data: bytes) -> bool:
+    """Say whether a reply refuses the form of a raw input, and not the input."""
+    if status != 400:
+        return status == 415
     try:
-        body = json.dumps(query, default=_as_json, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"the input cannot be sent as JSON: {error}") from error
-    return body, JSON_HEADERS
+        tree = json.loads(data)
+    except ValueError:
+        return False
+    # A daemon that knows no raw inputs takes them for JSON.
+    return isinstance(tree, dict) and (
+        tree.get("error") == "Json error" or str(tree.get("cause")).startswith("Clipperfs-Dtype")
+    )
 
 
 def _prediction(tree: Any, answered_by: str | None) -> Prediction:
@@ -252,19 +270,3 @@ def _prediction(tree: Any, answered_by: str | None) -> Prediction:
         default_explanation=tree.get("default_explanation"),
         version=None if tree["default"] else tree.get("version", answered_by),
     )
-
-
-def _is_plain(text: str | None) -> bool:
-    """Say whether a text arrives as it is when it is a header."""
-    return text is None or (text.isascii() and text.isprintable() and text == text.strip() and text != "")
-
-
-def _as_json(value: Any) -> Any:
-    """Return what a numpy array or scalar, or ``bytes``, is in JSON; numpy itself is not imported."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode()
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, Sequence):
-        return list(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")

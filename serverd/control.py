@@ -8,7 +8,7 @@ big-endian) and a msgpack map whose key ``t`` is the kind. Every kind with its f
         drain     heirs                             stop accepting, finish what is in flight, then exit 0; connections
                                                     without a query go to the frontends at ``heirs``, if there are any
         metrics   id                                asks for the counters
-        text      id, status, ctype, body           the answer to an ``ask``
+        text      id, status, ctype, body, keep_s   the answer to an ``ask``, and for how long others may be given it
     frontend → controller
         ready     pid, port                         once, when it listens
         applied   epoch, released                   after each table, and again whenever removed versions are released

@@ -27,10 +27,11 @@ from clipperfs.serverd.guard import Guard, read_brakes
 from clipperfs.serverd.heap import set_start_aside
 from clipperfs.serverd.herald import Herald
 from clipperfs.serverd.memory import Memory
-from clipperfs.serverd.metrics import render
+from clipperfs.serverd.metrics import CONTENT_TYPE, render
 from clipperfs.serverd.progress import Progress
 from clipperfs.serverd.reader import Look, RegistryReader
 from clipperfs.serverd.settings import DaemonSettings, default_name
+from clipperfs.serverd.shared_page import SharedPage
 from clipperfs.serverd.statedir import StateDir
 from clipperfs.serverd.status import describe, failed_versions, replica_status
 from clipperfs.serverd.succession import Succession
@@ -90,6 +91,7 @@ class Controller:
         self._executor = ThreadPoolExecutor(LOOK_THREADS, thread_name_prefix="look")
         self._slow_executor = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._events = Events()
+        self._shared_metrics = SharedPage(self.metrics)
         self._memory = Memory(state, self._events, settings.models, asyncio.get_running_loop().time)
         self._herald = Herald(
             self.name,
@@ -445,10 +447,13 @@ class Controller:
         route = self._frontends.table.models.get(model)
         return route is not None and route.rollout is not None
 
-    async def _answer_client(self, what: str) -> tuple[int, str, bytes]:
-        if what not in ("metrics", "status"):
-            return 404, "application/json", b"{}"
-        return await self._admin.page(what)
+    async def _answer_client(self, what: str) -> tuple[int, str, bytes, float]:
+        if what == "metrics":
+            page, keep_s = await self._shared_metrics.get()
+            return 200, CONTENT_TYPE, page, keep_s
+        if what == "status":
+            return *await self._admin.page(what), 0.0
+        return 404, "application/json", b"{}", 0.0
 
     # What the daemon says of itself
 

@@ -162,7 +162,7 @@ class Dispatcher:
         """Return the state of the queues as plain data."""
         out: dict[int, int] = {}
         for batch in self._outbox.batches.values():
-            out[id(batch.version)] = out.get(id(batch.version), 0) + 1
+            out[id(batch.version)] = out.get(id(batch.version), 0) + len(batch.queries)
         return [
             {
                 "model": version.model,

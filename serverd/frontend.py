@@ -34,9 +34,9 @@ from .http import HttpLimits, HttpServer
 from .passing import Passing, Taking
 from .predict import PredictHandler
 from .routing import RoutingTable
+from .shared_page import PageAskers
 from .slow import SlowLog
 
-ASK_TIMEOUT_S: Final = 5.0
 BACKLOG: Final = 2048
 CACHE_BYTES: Final = 64 * 1024 * 1024
 GC_THRESHOLD: Final = 50_000
@@ -64,8 +64,7 @@ class Frontend:
         self._listeners: list[asyncio.Server] = []
         self._taking: Taking | None = None
         self._channel: control.ControlChannel | None = None
-        self._asked: dict[int, tuple[Exchange, asyncio.TimerHandle]] = {}
-        self._next_ask = 0
+        self._askers = PageAskers(lambda number: self._send(control.ASK, id=number, what="metrics"))
         self._index = index
         self._released: list[str] = []
         self._dispatcher = Dispatcher(
@@ -153,7 +152,7 @@ class Frontend:
             if method not in (b"GET", b"HEAD"):
                 exchange.fail(405, "Method not allowed", f"{path.decode()} is read with GET", ALLOW_GET)
             elif path == b"/metrics":
-                self._ask(exchange, "metrics")
+                self._askers.add(exchange)
             elif path == b"/livez":
                 exchange.reply_json(200, {"status": "live"})
             else:
@@ -175,19 +174,6 @@ class Frontend:
         else:
             exchange.reply_json(200, {"status": "ready", "epoch": self.table.epoch})
 
-    def _ask(self, exchange: Exchange, what: str) -> None:
-        """Hand a request to the controller, which knows all frontends."""
-        assert self._channel is not None
-        number = self._next_ask
-        self._next_ask += 1
-        timer = asyncio.get_running_loop().call_later(ASK_TIMEOUT_S, self._give_up, number)
-        self._asked[number] = (exchange, timer)
-        self._channel.send(control.ASK, id=number, what=what)
-
-    def _give_up(self, number: int) -> None:
-        exchange, _ = self._asked.pop(number)
-        exchange.fail(503, "Server unavailable", f"the controller did not answer within {ASK_TIMEOUT_S:g} s")
-
     # -- the controller's messages
 
     def _obey(self, message: control.Message) -> None:
@@ -195,10 +181,7 @@ class Frontend:
         if kind == control.TABLE:
             self._apply(RoutingTable.from_plain(message))
         elif kind == control.TEXT:
-            exchange, timer = self._asked.pop(message["id"], (None, None))
-            if exchange is not None and timer is not None:
-                timer.cancel()
-                exchange.reply(message["status"], message["body"], message["ctype"].encode("ascii"))
+            self._askers.take(message)
         elif kind == control.METRICS:
             self._send(control.METRICS, id=message["id"], data=self.snapshot())
         elif kind == control.DRAIN and not self.server.draining:

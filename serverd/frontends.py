@@ -66,7 +66,8 @@ class FrontendPool:
         options: further words of each frontend's command line.
         is_heir: another daemon answers until this one is ready: its frontends wait for a table that accepts, and take
             over the connections of the other's.
-        answer: returns status, content type and body for a question that a client put to the query port.
+        answer: returns status, content type and body for a question that a client put to the query port, and for how
+            many seconds others may be given the same answer.
         spawn_task: owns the tasks that this pool starts.
     """
 
@@ -333,9 +334,9 @@ class FrontendPool:
                 self._on_replica(message["t"], message["replica"], message)
 
     async def _reply(self, one: Frontend, number: int, what: str) -> None:
-        status, content_type, body = await self._answer(what)
+        status, content_type, body, keep_s = await self._answer(what)
         if one.channel is not None:
-            one.channel.send(control.TEXT, id=number, status=status, ctype=content_type, body=body)
+            one.channel.send(control.TEXT, id=number, status=status, ctype=content_type, body=body, keep_s=keep_s)
 
     def _cut(self, one: Frontend) -> None:
         """The channel has ended, so the process ends, or must."""

@@ -41,6 +41,8 @@ class Inbox:
         self._cache = cache
         self._counters = counters
         self._slow = slow
+        self._slow_after_s = slow.limit_s
+        self._has_slow = slow.limit_s < float("inf")
         self._agenda = agenda
         self._outbox = outbox
         self._leases = leases
@@ -135,7 +137,7 @@ class Inbox:
         if unread:
             self._setbacks.read_again(batch, unread)
         batch.leave_to_twin()
-        if now - queries[0].arrived > self._slow.limit_s:
+        if self._has_slow and now - _oldest(queries) > self._slow_after_s:
             self._slow.note_batch(batch, now, predict_s)
         version.faults_in_row = 0
         if version.queue.rows or version.retries:
@@ -162,6 +164,15 @@ class Inbox:
         batch = self._claim(replica, fields, 3)
         if batch is not None:
             self._setbacks.fail(batch, replica.last_heard)
+
+
+def _oldest(queries: list[Query]) -> float:
+    """Return when the first of a batch's queries came. It may stand anywhere: they are in the order of deadlines."""
+    oldest = queries[0].arrived
+    for query in queries:
+        if query.arrived < oldest:
+            oldest = query.arrived
+    return oldest
 
 
 def _are_lengths(lengths: Any, count: int, body_bytes: int, least: int) -> bool:

@@ -97,6 +97,11 @@ def _version_metrics(parts: Sequence[Sequence[Snapshot]]) -> Iterator[Metric]:
             ),
         ),
     ]
+    answered = HistogramMetricFamily(
+        "clipperfs_version_query_seconds",
+        "Time from a query's arrival to the answer that a version gave, the cache left out.",
+        labels=labels,
+    )
     waits = HistogramMetricFamily(
         "clipperfs_queue_seconds", "Time from a query's arrival until it left the queue.", labels=labels
     )
@@ -116,11 +121,14 @@ def _version_metrics(parts: Sequence[Sequence[Snapshot]]) -> Iterator[Metric]:
                 shadow.add_metric([*key, result], counts[name])
         for name, family in plain:
             family.add_metric(key, counts.get(name, 0))
+        answered.add_metric(
+            key, buckets(LATENCY_BOUNDS_S, counts.get("answered", [])), counts.get("answered_us", 0) / 1e6
+        )
         waits.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("waits", [])), counts.get("waits_us", 0) / 1e6)
         predict.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("predict", [])), counts.get("predict_us", 0) / 1e6)
         latency.add_metric(key, buckets(LATENCY_BOUNDS_S, counts.get("latency", [])), counts.get("latency_us", 0) / 1e6)
-        sizes.add_metric(key, buckets(BATCH_BOUNDS, counts.get("batch_sizes", [])), counts.get("queries", 0))
-    yield from (*(family for _, family in plain), shadow, waits, predict, latency, sizes)
+        sizes.add_metric(key, buckets(BATCH_BOUNDS, counts.get("batch_sizes", [])), counts.get("rows", 0))
+    yield from (*(family for _, family in plain), shadow, answered, waits, predict, latency, sizes)
 
 
 def _http_metrics(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
@@ -235,13 +243,18 @@ def _by_version(versions: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, li
 
 
 def add_up(total: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """Add the numbers of ``part`` to ``total``, field by field, through lists and mappings. Text is left out. Pure."""
+    """Add the numbers of ``part`` to ``total``, field by field, through lists and mappings. Text is left out. Pure.
+
+    A list of another length is left out too: a frontend that was started after an upgrade has other buckets than its
+    controller, which must go on telling of all else.
+    """
     for name, value in part.items():
         if isinstance(value, Mapping):
             add_up(total.setdefault(name, {}), value)
         elif isinstance(value, list):
             before = total.get(name) or [0] * len(value)
-            total[name] = [one + other for one, other in zip(before, value, strict=True)]
+            if len(before) == len(value):
+                total[name] = [one + other for one, other in zip(before, value, strict=True)]
         elif isinstance(value, int | float):
             total[name] = total.get(name, 0) + value
 

@@ -117,11 +117,17 @@ class Query:
         owner = self.owner
         counter = owner.counter
         latency_s = now - self.arrived
-        counter.latency[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
-        counter.latency_us += int(latency_s * 1e6)
+        latency_us = int(latency_s * 1e6)
+        bucket = bisect_left(LATENCY_BOUNDS_S, latency_s)
+        counter.latency[bucket] += 1
+        counter.latency_us += latency_us
+        version = self.version
+        if latency_s > 0.0:  # else the cache had the output, and nobody was asked
+            version.counter.answered[bucket] += 1
+            version.counter.answered_us += latency_us
         if owner.limiter is not None:
             owner.limiter.in_flight -= 1
-        give_answer(self.number, self.sink, self.index, output, self.version.reply_head)
+        give_answer(self.number, self.sink, self.index, output, version.reply_head)
 
     def abandon(self) -> None:
         """End the query without an answer: its client has gone."""

@@ -18,7 +18,8 @@ Tell = Callable[[dict[str, Any]], None]
 class SlowLog:
     """Tells of queries that took longer than a limit, and of those that missed their SLO.
 
-    The usual path pays one comparison a batch. What goes over the allowance is counted and told with the next one.
+    The usual path pays one comparison a batch; with a limit, one more a query. What goes over the allowance is counted
+    and told with the next one.
 
     Args:
         limit_s: a query that takes longer is told of; ``None``: only those that missed their SLO.

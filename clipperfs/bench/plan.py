@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+JSON_TYPE: Final = "application/json"
+RAW_TYPE: Final = "application/octet-stream"
+ELEMENTS: Final[Mapping[str, str]] = {"ints": "i", "floats": "f", "doubles": "d"}
+"""What ``struct`` calls the elements of each input type of numbers."""
 MAX_RATE = 200_000.0
 FIRST_CONNECTIONS = 64
 MOST_CONNECTIONS = 960
@@ -34,6 +40,8 @@ class LoadPlan:
     poisson: bool = False
     """Random gaps, as independent clients have, instead of even ones."""
     seed: int = 1
+    content_type: str = JSON_TYPE
+    """What the bodies are: ``JSON_TYPE``, or ``RAW_TYPE``."""
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= MAX_RATE:
@@ -131,13 +139,31 @@ def request_head(plan: LoadPlan, size: int) -> bytes:
     """Return the head of a request with a body of ``size`` bytes."""
     host = f"[{plan.host}]" if ":" in plan.host else plan.host
     return (
-        f"POST {plan.path} HTTP/1.1\r\nHost: {host}:{plan.port}\r\nContent-Type: application/json\r\n"
+        f"POST {plan.path} HTTP/1.1\r\nHost: {host}:{plan.port}\r\nContent-Type: {plan.content_type}\r\n"
         f"Content-Length: {size}\r\n\r\n"
     ).encode("ascii")
 
 
-def random_bodies(input_type: str, size: int, count: int, seed: int = 1) -> list[bytes]:
-    """Return ``count`` different request bodies with inputs of ``size`` elements of an application's input type."""
+def json_input(value: Any) -> bytes:
+    """Return the body of a query with one input, as JSON."""
+    return json.dumps({"input": value}, separators=(",", ":")).encode()
+
+
+def raw_input(value: Any, input_type: str) -> bytes:
+    """Return the body of a query with one input, given as in JSON, as its bytes. Raises ValueError: it does not fit."""
+    try:
+        if input_type in ELEMENTS:
+            return struct.pack(f"<{len(value)}{ELEMENTS[input_type]}", *value)
+        return base64.b64decode(value, validate=True) if input_type == "bytes" else bytes(value.encode())
+    except (struct.error, TypeError, AttributeError, OverflowError, ValueError) as error:
+        raise ValueError(f"the input does not fit the application's input type {input_type}: {error}") from error
+
+
+def random_bodies(input_type: str, size: int, count: int, seed: int = 1, *, is_raw: bool = False) -> list[bytes]:
+    """Return ``count`` different request bodies with inputs of ``size`` elements of an application's input type.
+
+    Raw ones hold the same inputs as those in JSON.
+    """
     source = random.Random(seed)  # noqa: S311  (inputs, not secrets)
     bodies = []
     for number in range(count):
@@ -147,10 +173,8 @@ def random_bodies(input_type: str, size: int, count: int, seed: int = 1) -> list
         elif input_type in ("floats", "doubles"):
             value = [round(source.random(), 4) for _ in range(size)]
         elif input_type == "bytes":
-            import base64
-
             value = base64.b64encode(source.randbytes(size)).decode()
         else:
             value = f"{number} " + "x" * max(0, size - 8)
-        bodies.append(json.dumps({"input": value}, separators=(",", ":")).encode())
+        bodies.append(raw_input(value, input_type) if is_raw else json_input(value))
     return bodies

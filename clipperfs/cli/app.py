@@ -46,13 +46,15 @@ def app() -> None:
     "--max-concurrent",
     type=click.IntRange(0, 1_000_000),
     metavar="N",
-    help="Queries that each daemon takes in at a time; 0: no limit.  [default: as it was]",
+    help="Queries that each daemon takes in at a time, in equal parts for its frontends; 0: no limit.  "
+    "[default: as it was]",
 )
 @click.option(
     "--max-rate",
     type=click.FloatRange(0, 1e9),
     metavar="N",
-    help="Queries a second that each daemon takes in; 0: no limit.  [default: as it was]",
+    help="Queries a second that each daemon takes in, in equal parts for its frontends; 0: no limit.  "
+    "[default: as it was]",
 )
 @reason_option
 def register(
@@ -68,7 +70,8 @@ def register(
 ) -> None:
     """Create the application NAME, or change its settings. The same again changes nothing.
 
-    A query over a limit gets the default output at once.
+    A query over a limit gets the default output at once. Each frontend of a daemon has its part of a limit, which is
+    all that a client on one connection can get, and at least one query at a time.
     """
     outcome = call.registry().app_register(
         name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -28,6 +27,7 @@ DISTINCT = 1000
     examples=[
         "clipperfs bench digit-reader --rate 500",
         "clipperfs bench digit-reader --rate 2000 --duration 30s --poisson --json",
+        "clipperfs bench digit-reader --rate 500 --raw",
         "clipperfs bench greeter '\"hello\"' --rate 100 --url http://10.0.0.7:1337",
     ],
 )
@@ -58,6 +58,7 @@ DISTINCT = 1000
     metavar="N",
     help="Elements of a made-up input.  [default: the model's]",
 )
+@click.option("--raw", is_flag=True, help="Send the inputs' bytes as they are, not JSON.")
 @click.option("--no-plot", is_flag=True, help="Only the figures.")
 @click.option("--url", metavar="URL", help="The daemon's address.  [default: the daemon of the registry, or port 1337]")
 @click.option("--port", type=click.IntRange(1, 65535), help="The daemon's port on this host.")
@@ -73,6 +74,7 @@ def bench(
     connections: int | None,
     poisson: bool,
     size: int | None,
+    raw: bool,
     no_plot: bool,
     url: str | None,
     port: int | None,
@@ -84,15 +86,19 @@ def bench(
     opened, up to 960. INPUT is JSON, @FILE or -; without it, 1,000 different inputs of the model's type and size are
     made up (needs the registry), so that the cache answers those that come again: send more than 1,000 or switch it
     off to measure the model. Exit 1 when a query failed.
+
+    With --raw the same inputs are sent as raw little-endian elements, which needs the registry, too: it knows of which
+    type they are. A file that is no text is sent as it is.
     """
     if url and port:
         raise click.UsageError("Give either --url or --port.")
     from clipperfs.bench import LoadPlan, draw, run_load, summarise
+    from clipperfs.bench.plan import JSON_TYPE, RAW_TYPE
 
     address = urlsplit(daemon_address(call, url, port))
     if address.scheme != "http":
         raise click.UsageError("Only http:// addresses can be measured.")
-    slo_s, bodies = _inputs(call, app, input, size)
+    slo_s, bodies = _inputs(call, app, input, size, raw)
     plan = LoadPlan(
         host=address.hostname or "127.0.0.1",
         port=address.port or 80,
@@ -103,6 +109,7 @@ def bench(
         warm_up_s=warm_up_s,
         connections=connections,
         poisson=poisson,
+        content_type=RAW_TYPE if raw else JSON_TYPE,
     )
     call.say(f"{rate:g} queries a second to {app} for {seconds:g} s on {plan.first_connections} connections …")
     sample = run_load(plan)
@@ -128,9 +135,9 @@ def bench(
         context.exit(exit_table.FAILED)
 
 
-def _inputs(call: Call, app: str, text: str | None, size: int | None) -> tuple[float | None, list[bytes]]:
+def _inputs(call: Call, app: str, text: str | None, size: int | None, is_raw: bool) -> tuple[float | None, list[bytes]]:
     """Return the application's SLO, if the registry is known, and the bodies to send."""
-    from clipperfs.bench.plan import random_bodies
+    from clipperfs.bench.plan import json_input, random_bodies, raw_input
 
     record = None
     if call.settings().registry:
@@ -139,16 +146,23 @@ def _inputs(call: Call, app: str, text: str | None, size: int | None) -> tuple[f
     slo_s = record.state.slo_us / 1e6 if record is not None else None
     if text is not None:
         value = read_input(text)
+        if not is_raw:
+            return slo_s, [json_input(base64.b64encode(value).decode() if isinstance(value, bytes) else value)]
         if isinstance(value, bytes):
-            value = base64.b64encode(value).decode()
-        return slo_s, [json.dumps({"input": value}).encode()]
+            return slo_s, [value]
+        if record is None:
+            raise click.UsageError("With --raw, give the registry (--registry), which knows what inputs are made of.")
+        try:
+            return slo_s, [raw_input(value, record.state.input_type)]
+        except ValueError as error:
+            raise click.UsageError(f"INPUT: {error}.") from error
     if record is None:
         raise click.UsageError("Give an INPUT, or the registry (--registry), which knows what inputs look like.")
     elements = size
     links = record.state.links
     if elements is None and links:
         elements = _input_size(registry, links[0].model)
-    return slo_s, random_bodies(record.state.input_type, elements or 10, DISTINCT)
+    return slo_s, random_bodies(record.state.input_type, elements or 10, DISTINCT, is_raw=is_raw)
 
 
 def _input_size(registry: Any, model: str) -> int | None:

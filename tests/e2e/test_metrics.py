@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
+from clipperfs.serverd.shared_page import KEEP_S
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.daemon_rig import Client, Rig, wait_for
@@ -16,10 +18,14 @@ from tests.integration.terminal import run_in_terminal
 ASKED = 40
 
 
-def read(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], tuple[str, float]]:
-    """Return the type of the family and the value of each sample."""
+def shown(port: int) -> str:
+    """Return what the query port shows, which may be half a second old."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
-        text = reply.read().decode()
+        return str(reply.read().decode())
+
+
+def read(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], tuple[str, float]]:
+    """Return the type of the family and the value of each sample."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): (family.type, sample.value)
         for family in text_string_to_metric_families(text)
@@ -39,11 +45,12 @@ def test_counters_of_two_frontends_add_up_and_outlive_them(tmp_path: Path) -> No
             assert rig.ask()["status"] == 200
         with Client(daemon.port) as client:
             assert client.ask({"input": ["no number"]})["status"] == 400
-        before = read(daemon.port)
+        before = read(shown(daemon.port))
         version = (("model", "m"), ("version", "1"))
         assert before["clipperfs_queries_total", (("app", "a"),)][1] == ASKED
         assert before["clipperfs_bad_requests_total", (("app", "a"),)][1] == 1
-        for stage in ("clipperfs_query_seconds", "clipperfs_queue_seconds", "clipperfs_predict_seconds"):
+        stages = ("version_query", "queue", "predict", "query")
+        for stage in (f"clipperfs_{one}_seconds" for one in stages):
             labels = (("app", "a"),) if stage == "clipperfs_query_seconds" else version
             kind, count = before[f"{stage}_count", labels]
             assert (kind, count) == ("histogram", ASKED), stage
@@ -56,13 +63,26 @@ def test_counters_of_two_frontends_add_up_and_outlive_them(tmp_path: Path) -> No
             pid = one["pid"]
             wait_for(lambda: pid not in [each["pid"] for each in daemon.status()["frontends"]])  # noqa: B023
             wait_for(lambda: all(each["state"] == "ready" for each in daemon.status()["frontends"]))
-            after = read(daemon.port)
+            after = read(daemon.metrics())
             for key, (kind, value) in before.items():
                 assert not is_count(kind, key[0]) or after[key][1] >= value, f"{key} fell"
             before = after
         assert before["clipperfs_frontend_restarts_total", ()][1] == 2
         assert rig.ask()["status"] == 200
-        assert read(daemon.port)["clipperfs_queries_total", (("app", "a"),)][1] == ASKED + 1
+        assert read(daemon.metrics())["clipperfs_queries_total", (("app", "a"),)][1] == ASKED + 1
+
+
+def test_page_on_the_query_port_is_shared_for_a_moment_and_the_admin_socket_is_told_at_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.publish("1")
+    with rig.running(frontends=2) as daemon:
+        began_s, requests = time.monotonic(), []
+        for _ in range(40):  # each is a request, so that no two pages made for one each would be the same
+            requests.append(read(shown(daemon.port))["clipperfs_http_requests_total", ()][1])
+        made = 1 + (time.monotonic() - began_s) / KEEP_S
+        assert requests == sorted(requests)
+        assert len(set(requests)) <= made < 20
+        assert "clipperfs_http_requests_total 40.0" in daemon.metrics()
 
 
 def test_top_outlives_a_restart_of_the_daemon_and_ends_at_q(tmp_path: Path) -> None:

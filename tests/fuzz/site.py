@@ -198,7 +198,6 @@ class Site:
         self.server.connections.clear()
         self.dispatcher.held.clear()
         self.frontend._predict._next_id = 0
-        self.frontend._asked.clear()
         self.loop.bugs.clear()
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from clipperfs.bench.load import AGAIN_S, _Load
 from clipperfs.bench.plan import FIRST_CONNECTIONS
 from clipperfs.cli.root import clipperfs
 from clipperfs.errors import DaemonNotRunning
+from clipperfs.registry import Registry
 from tests.integration.frontend_rig import Rig
 
 
@@ -202,6 +204,27 @@ def test_command_measures_a_frontend() -> None:
     assert "had to wait" not in shown.output
     assert missing.exit_code == 1
     assert "status 404" in missing.output
+
+
+def test_command_sends_raw_inputs_of_the_type_that_the_registry_knows(tmp_path: Path) -> None:
+    registry = Registry.init(tmp_path.as_uri())
+    registry.app_register("app", input_type="doubles", default_output="-1", slo_us=500_000)
+    with Rig() as rig:
+        rig.serve(rig.start_peer(), input_size=2)
+        options = ["--rate", "100", "--duration", "300ms", "--warm-up", "0s", "--json"]
+        options += ["--url", f"http://127.0.0.1:{rig.port}"]
+        known = [*options, "--registry", registry.url]
+
+        def run(*arguments: str) -> tuple[int, int]:
+            result = CliRunner().invoke(clipperfs, ["bench", "app", *arguments])
+            return result.exit_code, json.loads(result.stdout)["answered"] if result.stdout else 0
+
+        assert run("[NaN, 2]", "--raw", *known) == (0, 30), "which only raw numbers can be"
+        assert run("[NaN, 2]", *known) == (1, 0)
+        assert run("--raw", "--size", "2", *known) == (0, 30)
+        assert run("[1, 2]", "--raw", *options) == (2, 0), "of which type, nobody knows"
+        assert run('"text"', "--raw", *known) == (2, 0)
+        assert rig.metrics()["apps"]["app"]["bad_requests"] == 30
 
 
 def test_command_tells_of_queries_that_waited_for_a_connection() -> None:

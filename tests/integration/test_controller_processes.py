@@ -46,8 +46,8 @@ def new_pool(sockets: str, *, port: int = 0, host: str = "127.0.0.1", count: int
     def spawn(work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         return asyncio.get_running_loop().create_task(work, name=name)
 
-    async def answer(what: str) -> tuple[int, str, bytes]:
-        return 200, "text/plain", what.encode()
+    async def answer(what: str) -> tuple[int, str, bytes, float]:
+        return 200, "text/plain", what.encode(), 0.0
 
     return FrontendPool(
         count=count,

@@ -144,6 +144,17 @@ def test_batch_of_a_dead_replica_is_answered_by_another(rig: Rig) -> None:
     assert rig.metrics()["versions"][0]["retries"] == 1
 
 
+def test_what_replicas_have_is_counted_in_queries(rig: Rig) -> None:
+    rig.serve(rig.start_peer("silent"), slo_ms=1500, fixed_batch=4)
+    thread = threading.Thread(target=lambda: predict(rig, {"input_batch": [[float(n)] for n in range(7)]}))
+    thread.start()
+    wait_for(lambda: rig.metrics()["queues"][0]["in_flight"])
+    queues = rig.metrics()["queues"][0]
+    thread.join(5)
+    assert queues["in_flight"] in (4, 7), "one batch or two, the second of which is not full"
+    assert queues["in_flight"] + queues["queued"] == 7
+
+
 def test_batch_is_tried_once_more_and_not_again(rig: Rig) -> None:
     peers = [rig.start_peer("silent") for _ in range(3)]
     rig.serve(peers[0], slo_ms=5000)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from clipperfs.serverd import control
 from clipperfs.serverd.routing import AppRoute, ModelRoute, VersionRoute
 
 from tests.integration.frontend_rig import Rig, ask, predict, wait_for
@@ -121,6 +122,27 @@ def test_health_follows_the_table_and_metrics_come_from_the_controller(rig: Rig)
     answer = connection.getresponse()
     assert (answer.read(), answer.headers["Content-Type"]) == (b"up 1\n", "text/plain; version=0.0.4")
     connection.close()
+
+
+def test_controller_is_asked_for_the_metrics_once_for_all_who_wait_and_not_while_they_are_fresh(rig: Rig) -> None:
+    rig.route({}, {})
+    clients = [http.client.HTTPConnection("127.0.0.1", rig.port, timeout=5) for _ in range(4)]
+    for client in clients[:3]:
+        client.request("GET", "/metrics")
+    asked = rig.expect(control.ASK)
+    wait_for(lambda: rig.metrics()["http"]["requests"] == 3)
+    rig.send(control.TEXT, id=asked["id"], status=200, ctype="text/plain", body=b"first", keep_s=0.3)
+    assert [client.getresponse().read() for client in clients[:3]] == [b"first"] * 3
+    clients[3].request("GET", "/metrics")
+    assert clients[3].getresponse().read() == b"first"
+    assert [message["t"] for message in rig.messages].count(control.ASK) == 1
+    time.sleep(0.4)
+    clients[0].request("GET", "/metrics")
+    rig.send(control.TEXT, id=asked["id"], status=200, ctype="text/plain", body=b"late", keep_s=0.3)
+    rig.send(control.TEXT, id=rig.expect(control.ASK)["id"], status=200, ctype="text/plain", body=b"second", keep_s=0.0)
+    assert clients[0].getresponse().read() == b"second"
+    for client in clients:
+        client.close()
 
 
 def test_unlinked_application_answers_its_default_output(rig: Rig) -> None:
@@ -241,6 +263,28 @@ def test_fixed_batches_are_full_or_have_waited(rig: Rig) -> None:
     sizes = rig.metrics()["versions"][0]["batch_sizes"]
     assert sizes[:4] == [0, 1, 3, 0]  # of up to 1, 2, 4 and 8 queries
     assert sum(sizes) == 4
+
+
+def test_slow_query_behind_one_of_a_shorter_slo_is_told_of() -> None:
+    with Rig("--slow-s", "1.0") as rig:
+        route = VersionRoute("k1", "d" * 64, "doubles", (rig.start_peer("slow:400"),), fixed_batch=4)
+        apps = {"quick": AppRoute("doubles", 3_000_000, "-1", "m"), "calm": AppRoute("doubles", 9_000_000, "-1", "m")}
+        rig.route(apps, {"m": ModelRoute(active="1", versions={"1": route}, cache=False)})
+        threads = [
+            threading.Thread(target=predict, args=(rig, {"input": [1]}, f"/{app}/predict"))
+            for app in ("calm", "calm", "calm", "quick")
+        ]
+        # The first two go at once, each alone; the others wait together until the first is answered.
+        for thread, wait_s in zip(threads, (0.02, 0.02, 0.3, 0), strict=True):
+            thread.start()
+            time.sleep(wait_s)
+        facts = rig.expect(control.SLOW)["facts"]
+        for thread in threads:
+            thread.join(10)
+        assert (facts["app"], facts["batch"]) == ("calm", 2)
+        assert 1000 < facts["total_ms"] < 1300
+        assert not rig.metrics()["apps"]["calm"]["defaults"]
+        assert [message["t"] for message in rig.messages].count(control.SLOW) == 1
 
 
 def test_equal_inputs_at_the_same_time_share_one_prediction(rig: Rig) -> None:

@@ -43,19 +43,19 @@ def test_rates_are_what_happened_between_the_readings() -> None:
     app.defaults["slo"] += 4
     for _ in range(5):
         version.queries += 8
-        version.observe(8, 0.004, 3000)
+        version.observe(6, 0.004, 3000)  # two expired in the queue
     version.cache_hits, version.cache_misses = 10, 40
     activity = compare(before, read_series(reading(counters, queued=7)), 2.0)
     [one], [held] = activity.apps, activity.versions
     assert (one.queries, one.defaults, activity.requests, activity.connections) == (20.0, {"slo": 2.0}, 20.0, 3.0)
     assert 1.0 < one.p50_ms < 2.0
-    assert (held.queries, held.batch_size, held.batch_limit, held.queued) == (25.0, 8.0, 8.0, 7.0)
+    assert (held.queries, held.batch_size, held.batch_limit, held.queued) == (25.0, 6.0, 8.0, 7.0)
     assert held.predict_ms == pytest.approx(3.0)
     assert held.busy == pytest.approx(0.0075)
     assert (held.cache_hit_share, held.replicas) == (0.2, 2.0)
     shown = activity_text(activity)
     assert "slo 2.0" in shown
-    assert "8.00 of 8" in shown
+    assert "6.00 of 8" in shown
 
 
 def test_counters_that_began_anew_count_from_zero() -> None:

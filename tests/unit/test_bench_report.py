@@ -6,12 +6,13 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clipperfs.bench import LoadPlan, Sample, draw, summarise
-from clipperfs.bench.plan import empty_sample, random_bodies
+from clipperfs.bench.plan import empty_sample, random_bodies, raw_input
 from clipperfs.bench.report import percentile
 
 
@@ -79,3 +80,24 @@ def test_made_up_inputs_differ_and_have_the_size(kind: str) -> None:
     assert len(set(bodies)) == 50
     if kind in ("ints", "floats", "doubles"):
         assert all(len(json.loads(body)["input"]) == 12 for body in bodies)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("ints", "<i4"), ("floats", "<f4"), ("doubles", "<f8")])
+def test_raw_inputs_hold_the_same_numbers_as_json(kind: str, dtype: str) -> None:
+    for raw, body in zip(random_bodies(kind, 12, 5, is_raw=True), random_bodies(kind, 12, 5), strict=True):
+        assert np.array_equal(np.frombuffer(raw, dtype), np.array(json.loads(body)["input"], dtype))
+
+
+def test_raw_bytes_and_texts_are_as_they_are() -> None:
+    assert raw_input("AP8=", "bytes") == b"\x00\xff"
+    assert raw_input("grün", "strings") == "grün".encode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("ints", [0.5]), ("ints", [1 << 40]), ("floats", "text"), ("doubles", 3), ("floats", [1e300]), ("bytes", "!"),
+     ("strings", [1])],
+)  # fmt: skip
+def test_raw_input_that_does_not_fit_is_told(kind: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"input type {kind}"):
+        raw_input(value, kind)

@@ -26,6 +26,8 @@ class Daemon(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.status = 200
         self.answer: bytes = b"{}"
+        self.raw_reply: tuple[int, bytes] | None = None
+        """What bodies that are not JSON get instead."""
         self.headers: dict[str, str] = {}
         self.seen: list[tuple[str, Any]] = []
         self.named: dict[str, str] = {}
@@ -60,12 +62,15 @@ class Handler(BaseHTTPRequestHandler):
         self.server.named = {name: text for name, text in self.headers.items() if name.startswith("Clipperfs-")}
         if self.server.hang_s:
             self.server.released.wait(self.server.hang_s)
-        self.send_response(self.server.status)
+        status, answer = self.server.status, self.server.answer
+        if self.server.raw_reply is not None and not is_json:
+            status, answer = self.server.raw_reply
+        self.send_response(status)
         for name, value in self.server.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(self.server.answer)))
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(self.server.answer)
+        self.wfile.write(answer)
         self.close_connection = self.server.drop_after_reply
 
     def log_message(self, *_: Any) -> None:
@@ -110,7 +115,11 @@ def test_batch_is_sent_as_one_and_answered_in_order(daemon: Daemon, client: Clie
 @pytest.mark.parametrize(
     ("value", "sent"),
     [
-        (np.array([1.5, 2], dtype=np.float32), [1.5, 2.0]),
+        (np.array([1, 2], dtype=np.int64), [1, 2]),
+        (np.array([1.5, 2], dtype=">f8"), [1.5, 2.0]),
+        (np.array([[1.5, 2]], dtype=np.float32), [[1.5, 2.0]]),
+        (np.ma.array([1.5, 2], mask=[False, True]), [1.5, None]),
+        (np.array([], dtype=np.float64), []),
         ([np.int32(1), np.int32(2)], [1, 2]),
         ("Grüße", "Grüße"),
         ((1, 2), [1, 2]),
@@ -131,6 +140,59 @@ def test_bytes_are_sent_as_they_are_and_say_that_they_are_bytes(daemon: Daemon, 
     assert client.predict("a", kind(b"\x00\xff"), version="2", key="u 1").output == "cat"
     assert daemon.seen == [("/a/predict", b"\x00\xff")]
     assert daemon.named == {"Clipperfs-Dtype": "uint8", "Clipperfs-Version": "2", "Clipperfs-Key": "u 1"}
+
+
+@pytest.mark.parametrize(
+    ("array", "dtype"),
+    [
+        (np.array([1.5, 2, 3], dtype=np.float32), "float32"),
+        (np.arange(6.0)[::2], "float64"),
+        (np.array([1, 2, -3], dtype=np.int32), "int32"),
+        (np.array([0, 255, 3], dtype=np.uint8), "uint8"),
+    ],
+)
+def test_array_is_sent_as_it_lies(daemon: Daemon, client: Client, array: Any, dtype: str) -> None:
+    daemon.reply(query_id=1, output=3, default=False)
+    assert client.predict("a", array, version="2", key="u 1").output == 3
+    assert daemon.seen == [("/a/predict", array.tobytes())]
+    named = {"Clipperfs-Dtype": dtype, "Clipperfs-Shape": "3", "Clipperfs-Version": "2", "Clipperfs-Key": "u 1"}
+    assert daemon.named == named
+
+
+def test_rows_of_an_array_are_sent_as_a_batch(daemon: Daemon, client: Client) -> None:
+    daemon.reply(batch_predictions=[{"query_id": n, "output": n, "default": False} for n in range(2)])
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert [one.output for one in client.predict("a", batch=rows)] == [0, 1]
+    assert (daemon.seen, daemon.named["Clipperfs-Shape"]) == ([("/a/predict", rows.tobytes())], "2,3")
+    client.predict("a", batch=rows, key="Grüße")
+    assert daemon.seen[1][1] == {"input_batch": [[0, 1, 2], [3, 4, 5]], "key": "Grüße"}
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "cause"),
+    [
+        (400, "Query processing error", "Clipperfs-Dtype says float64; for floats float32 is expected"),
+        (400, "Json error", "the body is not JSON"),
+        (415, "Body error", "that is not read"),
+    ],
+)
+def test_form_that_is_not_taken_is_left_for_json_and_not_tried_again(
+    daemon: Daemon, client: Client, status: int, error: str, cause: str
+) -> None:
+    daemon.raw_reply = status, json.dumps({"error": error, "cause": cause}).encode()
+    daemon.reply(query_id=1, output=3, default=False)
+    array = np.array([0.5, 1])
+    for app in ("a", "a", "b"):
+        assert client.predict(app, array).output == 3
+    as_json = {"input": [0.5, 1.0]}
+    assert [body for _, body in daemon.seen] == [array.tobytes(), as_json, as_json, array.tobytes(), as_json]
+
+
+def test_array_that_does_not_fit_is_refused_at_once(daemon: Daemon, client: Client) -> None:
+    daemon.reply(400, error="Query processing error", cause="model m expects 3 elements in an input, not 2")
+    with pytest.raises(InvalidInput, match="expects 3 elements"):
+        client.predict("a", np.array([0.5, 1]))
+    assert len(daemon.seen) == 1
 
 
 @pytest.mark.parametrize("key", ["Grüße", "a\r\nb", " a", ""])

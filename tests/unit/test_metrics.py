@@ -75,6 +75,19 @@ def test_two_frontends_are_added_up() -> None:
     assert found["clipperfs_queue_seconds_sum", version] == pytest.approx(0.0087, abs=2e-6)
 
 
+def test_mean_batch_size_is_that_of_the_batches_that_came_back() -> None:
+    counters = Counters()
+    version = counters.version("m", "1")
+    version.queries = 100  # most expired in the queue
+    version.observe(8, 0.002, 1500)
+    version.observe(3, 0.002, 1500)
+    found = values([counters.snapshot(), counters.snapshot()])
+    labels = (("model", "m"), ("version", "1"))
+    assert found["clipperfs_batch_size_sum", labels] == 22
+    assert found["clipperfs_batch_size_count", labels] == 4
+    assert found["clipperfs_version_queries_total", labels] == 200
+
+
 def test_waits_of_any_length_fall_into_their_buckets() -> None:
     version = Counters().version("m", "1")
     waits = [0.0, 0.0005, 0.0006, 0.5, 0.49, 10.0, 11.0, 0.0005, 11.0]
@@ -130,6 +143,15 @@ def test_adding_up_goes_through_mappings_and_lists_and_leaves_text_out() -> None
     add_up(total, {"n": 1, "list": [1, 2], "deep": {"x": 1}, "name": "m"})
     add_up(total, {"n": 2, "list": [3, 4], "deep": {"x": 1, "y": 5}, "name": "m"})
     assert total == {"n": 3, "list": [4, 6], "deep": {"x": 2, "y": 5}}
+
+
+def test_frontend_of_another_release_with_other_buckets_hides_nothing_else() -> None:
+    later = snapshot(4)
+    later["apps"]["a"]["latency"].append(0)
+    found = values([snapshot(3), later])
+    assert found["clipperfs_queries_total", (("app", "a"),)] == 7
+    assert found["clipperfs_query_seconds_count", (("app", "a"),)] == 3
+    assert found["clipperfs_queue_seconds_count", (("model", "m"), ("version", "1"))] == 7
 
 
 def test_buckets_are_cumulative_and_end_at_infinity() -> None:

@@ -139,3 +139,9 @@ def test_alias_points_at_what_answers_then_at_what_is_wanted() -> None:
 def test_cache_follows_the_policy() -> None:
     assert route(wanted(V1, policy=Policy(cache="off")), [], {}).cache is False
     assert route(wanted(V1), [], {}).cache is True
+
+
+def test_limits_of_an_application_are_divided_by_the_frontends_as_the_docs_say() -> None:
+    limited = replace(APP, max_concurrent=2, max_rate=800)
+    table = build_table(Desired({}, {"a": limited}), [], {}, {}, epoch=1, accepting=True, frontends=8)
+    assert (table.apps["a"].max_concurrent, table.apps["a"].max_rate) == (1, 100)

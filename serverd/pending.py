@@ -123,8 +123,9 @@ class Query:
         counter.latency_us += latency_us
         version = self.version
         if latency_s > 0.0:  # else the cache had the output, and nobody was asked
-            version.counter.answered[bucket] += 1
-            version.counter.answered_us += latency_us
+            served = version.counter
+            served.answered[bucket] += 1
+            served.answered_us += latency_us
         if owner.limiter is not None:
             owner.limiter.in_flight -= 1
         give_answer(self.number, self.sink, self.index, output, version.reply_head)

@@ -22,6 +22,8 @@ DEPTH: Final = 2
 """Batches that are out to one replica at most: one is predicted while the next is on its way."""
 SMOOTHING: Final = 0.2
 """The weight of a new measurement of a version's predict time."""
+NEVER: Final = float("-inf")
+"""Before all times."""
 SHARE_RISE: Final = 1 / 4
 SHARE_FALL: Final = 1 / 32
 """The weight of a batch that came back later than the share says, and of one that came sooner: nearly all should be in
@@ -84,7 +86,7 @@ class Replica:
         """Since it was last reported as lost, if it was."""
         self.last_heard = self.heard_before = 0.0
         """When it gave the outputs, or the fault, of a batch last, and the time before that."""
-        self.lost_at = float("-inf")
+        self.lost_at = NEVER
         """When its lane ended: most likely it has died, and the next table will not name it."""
         self.sent_at = 0.0
         self.sent_rows = 0
@@ -187,7 +189,7 @@ class ServedVersion:
         self.refused_share = 0.0
         self.calm_batches = 0
         """Batches in a row, up to the last, without a query refused."""
-        self.slow_at = float("-inf")
+        self.slow_at = NEVER
         """When a batch last took longer than any may."""
         self.is_crowded = False
         """Whether more is asked than can be answered."""
@@ -197,7 +199,7 @@ class ServedVersion:
         """The frontends that share the replicas, this one included."""
         self.share = 1.0
         """How many times as long as predicting it takes until a batch has come back: others' batches go before it."""
-        self.late_before = float("-inf")
+        self.late_before = NEVER
         """Queries with earlier deadlines would come too late: others' batches go before theirs."""
         self.slo_s = 0.0
         """The shortest SLO of the applications that this version answers."""
@@ -274,8 +276,6 @@ class ServedVersion:
             took_s = replica.last_heard - max(sent_at, replica.heard_before)
             share = min(float(self.peers), max(1.0, took_s / predict_s))
             self.share += (share - self.share) * (SHARE_RISE if share > self.share else SHARE_FALL)
-        else:
-            self.share = 1.0
 
     def learn(self, queries: list[Query], sent_at: float, now: float, predict_s: float, read_s: float = 0.0) -> None:
         """Learn from a batch that came back: what batches cost, how large they may be, and how many queries may wait.
@@ -386,8 +386,10 @@ class ServedVersion:
         With none but this frontend's batches at a replica, ``bearable`` says so. With others' between them those that
         wait longest would be too late when their turn comes, and so would all behind them: they had better never wait.
         """
-        self.late_before = float("-inf")
-        if self.peers > 1 and self.is_crowded:
+        if self.peers == 1:
+            return
+        self.late_before = NEVER
+        if self.is_crowded:
             free_in_s = min((self.free_in(one, now) for one in self.replicas if one.is_reachable), default=0.0)
             if free_in_s > 0.0:  # an estimate must not keep an idle replica from trying
                 self.late_before = now + free_in_s + self.takes_s(self.batch_limit.limit)

@@ -113,7 +113,12 @@ class Conversation:
                     self.waiting = False
                     self._answer(only, header, wrapper, bytes_as)
                     continue
-                ready: list[tuple[Any, int]] = self._look() or self._await_any()
+                found = self._look()
+                if found:
+                    self.waiting = False
+                    self._serve_lanes([self._lanes[number] for number, _ in found], wrapper, bytes_as)
+                    continue
+                ready: list[tuple[Any, int]] = self._await_any()
                 self.waiting = False
                 lanes = [lane for source, _ in ready if (lane := self._lanes.get(source)) is not None]
                 self._serve_lanes(lanes, wrapper, bytes_as)
@@ -195,15 +200,22 @@ class Conversation:
 
     def _serve_lanes(self, lanes: list[Lane], wrapper: Wrapper, bytes_as: Any) -> None:
         """Answer what has arrived at lanes, one message of each in turn: none waits for two of another."""
+        if len(lanes) == 1:
+            lane = lanes[0]
+            number, had_unsent = lane.fileno(), lane.has_unsent
+            for message in lane.read():
+                self._answer_frame(lane, *message, wrapper, bytes_as)
+            self._settle_lane(lane, number, had_unsent)
+            return
         turns = deque((lane, lane.fileno(), lane.has_unsent, lane.read()) for lane in lanes)
         while turns and not self._leaving():
             turn = turns.popleft()
             lane, number, had_unsent, messages = turn
-            message = next(messages, None)
-            if message is None:
+            next_message = next(messages, None)
+            if next_message is None:
                 self._settle_lane(lane, number, had_unsent)
             else:
-                self._answer_frame(lane, *message, wrapper, bytes_as)
+                self._answer_frame(lane, *next_message, wrapper, bytes_as)
                 turns.append(turn)
 
     def _settle_lane(self, lane: Lane, number: int, had_unsent: bool) -> None:

@@ -353,6 +353,7 @@ class PredictHandler:
         if (
             owner.limiter is not None
             or queue.rows >= version.bearable
+            or arrived + owner.slo_s < version.late_before
             or queue.size_bytes >= MAX_TEXT_BYTES
             or not isinstance(body, bytes)
             or not is_plain(body)

@@ -224,6 +224,17 @@ def test_full_queue_takes_no_text() -> None:
         assert [client.replies[0][1]["default"] for client in clients] == [False, True, True]
 
 
+def test_text_that_would_come_too_late_is_refused_like_any_other() -> None:
+    with world(input_size=1, fixed_batch=8) as made:
+        made.version.late_before = made.loop.now + 1000.0
+        good, bad = made.ask(a_body(1)), made.ask(a_body(1, 2))
+        assert (good.replies[0][1]["default"], bad.replies[0][0]) == (True, 400)
+        made.version.late_before = made.loop.now
+        good = made.ask(a_body(1))
+        made.finish()
+        assert good.replies[0][1]["default"] is False
+
+
 def test_version_that_leaves_is_released_when_its_last_text_is_refused() -> None:
     with world(input_size=1) as made:
         made.ask(a_body(1, 2))

@@ -315,8 +315,8 @@ class DispatchMachine(RuleBasedStateMachine):
 
     def cache_holds_what_the_version_says(self) -> None:
         for key, (output, _) in self.world.cache._outputs.items():
-            prefix, _, packed = key[:64].decode(), key[64:73], key[73:]
-            assert output == output_of(prefix[0], packed), "the output of another version"
+            manifest, _, _, packed = key.split(b":", 3)
+            assert output == output_of(manifest.decode()[0], packed), "the output of another version"
 
     def failures_are_earned(self) -> None:
         """A query fails by a fault, or with two replicas; one that was never out fails with the one it followed."""
@@ -416,8 +416,10 @@ def test_refused_queries_of_a_canary_wait_their_turn_in_full_batches() -> None:
 def machine() -> Iterator[DispatchMachine]:
     machine = DispatchMachine()
     yield machine
-    machine.everything_holds()
-    machine.teardown()
+    try:
+        machine.everything_holds()
+    finally:
+        machine.teardown()  # else every test after a failure would live by this one's clock
 
 
 def outputs(machine: DispatchMachine) -> list[Any]:

@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 PACKAGES = {"wrk": "wrk", "nginx": "nginx-light", "java": "openjdk-17-jre-headless"}
 INSTALL_TIMEOUT_S = 300
@@ -53,18 +54,26 @@ def require(name: str, package: str, find: Callable[[], str | None]) -> str:
 
 def _apt_get(*arguments: str) -> None:
     command = ["apt-get", "-qq", *arguments]
+    # RUNLEVEL=1: the package's service is installed, but not started.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    result = run_installer(" ".join(command), command, environment, INSTALL_TIMEOUT_S)
+    if result.returncode != 0:
+        raise ToolMissing(f"{' '.join(command)} failed: {result.stderr.strip()[-300:]}")
+
+
+def run_installer(
+    name: str, command: Sequence[str | Path], environment: Mapping[str, str], timeout_s: int
+) -> subprocess.CompletedProcess[str]:
+    """Run what installs something, without a terminal; return what it said. Raises ToolMissing when it hangs."""
     try:
-        result = subprocess.run(
+        return subprocess.run(
             command,
-            # RUNLEVEL=1: the package's service is installed, but not started.
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"},
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=INSTALL_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ToolMissing(f"{' '.join(command)} took more than {INSTALL_TIMEOUT_S // 60} minutes") from None
-    if result.returncode != 0:
-        raise ToolMissing(f"{' '.join(command)} failed: {result.stderr.strip()[-300:]}")
+        raise ToolMissing(f"{name} took more than {timeout_s // 60} minutes") from None

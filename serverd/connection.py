@@ -277,8 +277,8 @@ class HttpConnection(ReplySide):
         server = self.server
         self.held_bytes += len(data)
         server.held_bytes += len(data)
-        if server.held_bytes > server.most_held_bytes:
-            self._stop(503, TOO_MUCH % server.most_held_bytes)
+        if server.held_bytes > server.most_held_bytes and self.body_bytes > PLAIN_BYTES:
+            self._stop(503, TOO_MUCH % server.most_held_bytes)  # small ones go on: a few slow clients may hold it all
         if not self.body:
             self.body = data
             return

@@ -13,7 +13,7 @@ big-endian) and a msgpack map whose key ``t`` is the kind. Every kind with its f
         ready     pid, port                         once, when it listens
         applied   epoch, released                   after each table, and again whenever removed versions are released
         metrics   id, data                          ``counters.Counters.snapshot``
-        ask       id, what                          a client asked the query port for ``metrics`` or ``status``
+        ask       id, what                          a client asked the query port for ``metrics``
         hang      replica, batch_s                  a batch is out for longer than the version's predict_timeout_s
         slow      facts                             a query took long: ``slow.SlowLog``
         lost      replica                           a replica of the table can no longer be reached over the wire
@@ -61,6 +61,11 @@ def frontend_endpoint(runtime_dir: str, index: int) -> str:
 def controller_endpoint(runtime_dir: str) -> str:
     """Return the ZeroMQ endpoint that the controller binds and replicas connect to."""
     return f"ipc://{runtime_dir}/c.ipc"
+
+
+def replica_endpoints(runtime_dir: str, frontends: int) -> tuple[str, ...]:
+    """Return where a replica connects: the controller first, then every frontend."""
+    return (controller_endpoint(runtime_dir), *(frontend_endpoint(runtime_dir, index) for index in range(frontends)))
 
 
 def lane_path(endpoint: str) -> str:

@@ -21,7 +21,7 @@ from clipperfs.serverd.adopter import Adopter
 from clipperfs.serverd.answering import answering_versions, describe_changes, served_versions
 from clipperfs.serverd.event_waiter import EventWaiter
 from clipperfs.serverd.events import Events
-from clipperfs.serverd.fleet import Fleet, endpoints_of
+from clipperfs.serverd.fleet import Fleet
 from clipperfs.serverd.frontends import FrontendPool
 from clipperfs.serverd.guard import Guard, read_brakes
 from clipperfs.serverd.heap import set_start_aside
@@ -91,7 +91,6 @@ class Controller:
         self._executor = ThreadPoolExecutor(LOOK_THREADS, thread_name_prefix="look")
         self._slow_executor = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._events = Events()
-        self._shared_metrics = SharedPage(self.metrics)
         self._memory = Memory(state, self._events, settings.models, asyncio.get_running_loop().time)
         self._herald = Herald(
             self.name,
@@ -139,7 +138,7 @@ class Controller:
             events=self._events,
             on_change=self._changed.set,
             on_replica=self._take_replica_word,
-            answer=self._answer_client,
+            answer=SharedPage(self.metrics, CONTENT_TYPE).answer,
             spawn_task=self._spawn,
         )
         self._admin = AdminServer(self, self._events, self._spawn)
@@ -175,7 +174,7 @@ class Controller:
             executor=self._slow_executor,
             events=self._events,
             log_dir=self._state.replica_logs,
-            endpoints=endpoints_of(str(self._runtime.own), self.settings.frontend_count),
+            endpoints=control.replica_endpoints(str(self._runtime.own), self.settings.frontend_count),
             spawn_task=self._spawn,
             on_change=self._changed.set,
         )
@@ -446,14 +445,6 @@ class Controller:
         """Say whether the frontends know of a model's rollout: its candidate is ready."""
         route = self._frontends.table.models.get(model)
         return route is not None and route.rollout is not None
-
-    async def _answer_client(self, what: str) -> tuple[int, str, bytes, float]:
-        if what == "metrics":
-            page, keep_s = await self._shared_metrics.get()
-            return 200, CONTENT_TYPE, page, keep_s
-        if what == "status":
-            return *await self._admin.page(what), 0.0
-        return 404, "application/json", b"{}", 0.0
 
     # What the daemon says of itself
 

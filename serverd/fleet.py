@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipperfs.serverd import control
 from clipperfs.serverd.desired import ACTIVE, Desired, WantedVersion
 from clipperfs.serverd.events import Events
 from clipperfs.serverd.frontends import FrontendPool
@@ -441,11 +440,3 @@ class Fleet:
     def _allows_code(self, one: Holding) -> bool:
         wanted = self.desired.models.get(one.model)
         return (wanted.policy if wanted else one.policy).allow_code
-
-
-def endpoints_of(runtime_dir: str, frontends: int) -> tuple[str, ...]:
-    """Return where a replica connects: the controller first, then every frontend."""
-    return (
-        control.controller_endpoint(runtime_dir),
-        *(control.frontend_endpoint(runtime_dir, index) for index in range(frontends)),
-    )

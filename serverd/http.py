@@ -31,7 +31,8 @@ class HttpLimits:
     headers: int = 64
     body_bytes: int = 16 * 1024 * 1024
     bodies_bytes: int = 1024 * 1024 * 1024
-    """All bodies together that are on their way here, or not answered yet; never less than two of the largest."""
+    """All bodies together that are on their way here, or not answered yet; never less than two of the largest. Beyond
+    it bodies of more than 64 KiB are refused."""
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     body_rate_bytes_s: int = 16 * 1024
@@ -66,7 +67,8 @@ class HttpServer:
         self.tick = 0
         """Counts ticks of ``tick_s``: the connections' coarse clock, so that no request asks for the time."""
         self.held_bytes = 0
-        """Of bodies that are on their way here, or not answered yet (small ones that come in one piece aside)."""
+        """Of bodies that are on their way here, or not answered yet (those with a known head aside, which are read in
+        one piece)."""
         self.most_held_bytes = max(self.limits.bodies_bytes, 2 * self.limits.body_bytes)
         self.requests = 0
         self.connections_total = 0

@@ -141,6 +141,7 @@ class ServedVersion:
         "delay_timer",
         "element_bytes",
         "faults_in_row",
+        "frontends",
         "has_texts",
         "input_code",
         "is_crowded",
@@ -153,7 +154,6 @@ class ServedVersion:
         "name",
         "pace",
         "part",
-        "peers",
         "predict_s",
         "queue",
         "reads_texts",
@@ -195,7 +195,7 @@ class ServedVersion:
         """Whether more is asked than can be answered."""
         self.cost = LatencyModel()
         self.batch_limit = BatchLimit(route.max_batch, route.fixed_batch)
-        self.peers = 1
+        self.frontends = 1
         """The frontends that share the replicas, this one included."""
         self.share = 1.0
         """How many times as long as predicting it takes until a batch has come back: others' batches go before it."""
@@ -272,9 +272,9 @@ class ServedVersion:
 
     def learn_share(self, replica: Replica, sent_at: float, predict_s: float) -> None:
         """Learn from a batch that came back how much of a replica is others'."""
-        if self.peers > 1 and predict_s > 0.0:
+        if self.frontends > 1 and predict_s > 0.0:
             took_s = replica.last_heard - max(sent_at, replica.heard_before)
-            share = min(float(self.peers), max(1.0, took_s / predict_s))
+            share = min(float(self.frontends), max(1.0, took_s / predict_s))
             self.share += (share - self.share) * (SHARE_RISE if share > self.share else SHARE_FALL)
 
     def learn(self, queries: list[Query], sent_at: float, now: float, predict_s: float, read_s: float = 0.0) -> None:
@@ -386,7 +386,7 @@ class ServedVersion:
         With none but this frontend's batches at a replica, ``bearable`` says so. With others' between them those that
         wait longest would be too late when their turn comes, and so would all behind them: they had better never wait.
         """
-        if self.peers == 1:
+        if self.frontends == 1:
             return
         self.late_before = NEVER
         if self.is_crowded:

@@ -24,15 +24,29 @@ class SharedPage:
 
     Args:
         render: makes the page.
+        content_type: what it is.
         clock: seconds that only grow.
     """
 
-    def __init__(self, render: Callable[[], Awaitable[bytes]], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        render: Callable[[], Awaitable[bytes]],
+        content_type: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._render = render
+        self._content_type = content_type
         self._clock = clock
         self._page = b""
         self._stale_at = float("-inf")
         self._making: asyncio.Future[None] | None = None
+
+    async def answer(self, what: str) -> tuple[int, str, bytes, float]:
+        """Answer a frontend (``control.ASK``): status, content type, body, and for how long others may be given it."""
+        if what != "metrics":
+            return 404, "application/json", b"{}", 0.0
+        page, keep_s = await self.get()
+        return 200, self._content_type, page, keep_s
 
     async def get(self) -> tuple[bytes, float]:
         """Return the page, and for how many seconds it may still be given to others. Raises what ``render`` raises."""

@@ -60,7 +60,7 @@ class TableFollower:
                     version = ServedVersion(model_name, name, route, self._counters.version(model_name, name))
                     self._leases.versions[route.key] = version
                 version.is_leaving = False
-                version.peers = table.frontends
+                version.frontends = table.frontends
                 version.follow_slo(shortest.get(model_name, 1.0))
                 version.uses_cache = model.cache and self._cache.max_bytes > 0
                 if name == model.active:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import venv
 from pathlib import Path
 
 from benchmarks.peers.peer import NotRun
+from benchmarks.tools import ToolMissing, run_installer
 
 PINS = Path(__file__).with_name("requirements")
 PINNED_FOR = (3, 11)
@@ -65,18 +65,11 @@ class Environment:
         print(f"installing {self.name} …", file=sys.stderr, flush=True)
         venv.create(self.folder, clear=True, with_pip=True, symlinks=True)
         pip: list[str | Path] = ["nice", "-n", "10", self.bin / "python", "-m", "pip", "--disable-pip-version-check"]
+        install = [*pip, "--no-input", "install", "--quiet", "--requirement", self.pins]
         try:
-            result = subprocess.run(
-                [*pip, "--no-input", "install", "--quiet", "--requirement", self.pins],
-                env=clean_environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise NotRun(f"pip took more than {INSTALL_TIMEOUT_S // 60} minutes") from None
+            result = run_installer("pip", install, clean_environment(), INSTALL_TIMEOUT_S)
+        except ToolMissing as error:
+            raise NotRun(str(error)) from error
         if result.returncode != 0:
             errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or [result.stderr]
             raise NotRun(f"pip failed: {errors[-1].strip()[-200:]}")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import random
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from clipperfs.documents.author import InputType
 
 JSON_TYPE: Final = "application/json"
 RAW_TYPE: Final = "application/octet-stream"
-ELEMENTS: Final[Mapping[str, str]] = {"ints": "i", "floats": "f", "doubles": "d"}
-"""What ``struct`` calls the elements of each input type of numbers."""
 MAX_RATE = 200_000.0
 FIRST_CONNECTIONS = 64
 MOST_CONNECTIONS = 960
@@ -149,17 +149,14 @@ def json_input(value: Any) -> bytes:
     return json.dumps({"input": value}, separators=(",", ":")).encode()
 
 
-def raw_input(value: Any, input_type: str) -> bytes:
-    """Return the body of a query with one input, given as in JSON, as its bytes. Raises ValueError: it does not fit."""
-    try:
-        if input_type in ELEMENTS:
-            return struct.pack(f"<{len(value)}{ELEMENTS[input_type]}", *value)
-        return base64.b64decode(value, validate=True) if input_type == "bytes" else bytes(value.encode())
-    except (struct.error, TypeError, AttributeError, OverflowError, ValueError) as error:
-        raise ValueError(f"the input does not fit the application's input type {input_type}: {error}") from error
+def raw_input(value: Any, input_type: InputType) -> bytes:
+    """Return the body of a query with one input, given as in JSON, as its bytes. Raises InvalidInput."""
+    from clipperfs.replica.encode import encode_input  # with numpy, which JSON does without
+
+    return encode_input(value, input_type)[0]
 
 
-def random_bodies(input_type: str, size: int, count: int, seed: int = 1, *, is_raw: bool = False) -> list[bytes]:
+def random_bodies(input_type: InputType, size: int, count: int, seed: int = 1, *, is_raw: bool = False) -> list[bytes]:
     """Return ``count`` different request bodies with inputs of ``size`` elements of an application's input type.
 
     Raw ones hold the same inputs as those in JSON.

@@ -138,6 +138,7 @@ def bench(
 def _inputs(call: Call, app: str, text: str | None, size: int | None, is_raw: bool) -> tuple[float | None, list[bytes]]:
     """Return the application's SLO, if the registry is known, and the bodies to send."""
     from clipperfs.bench.plan import json_input, random_bodies, raw_input
+    from clipperfs.errors import InvalidInput
 
     record = None
     if call.settings().registry:
@@ -154,8 +155,8 @@ def _inputs(call: Call, app: str, text: str | None, size: int | None, is_raw: bo
             raise click.UsageError("With --raw, give the registry (--registry), which knows what inputs are made of.")
         try:
             return slo_s, [raw_input(value, record.state.input_type)]
-        except ValueError as error:
-            raise click.UsageError(f"INPUT: {error}.") from error
+        except InvalidInput as error:
+            raise click.UsageError(f"INPUT: {error.message}.") from error
     if record is None:
         raise click.UsageError("Give an INPUT, or the registry (--registry), which knows what inputs look like.")
     elements = size

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -219,8 +220,11 @@ def test_command_sends_raw_inputs_of_the_type_that_the_registry_knows(tmp_path: 
             result = CliRunner().invoke(clipperfs, ["bench", "app", *arguments])
             return result.exit_code, json.loads(result.stdout)["answered"] if result.stdout else 0
 
-        assert run("[NaN, 2]", "--raw", *known) == (0, 30), "which only raw numbers can be"
+        (tmp_path / "input").write_bytes(struct.pack("<2d", float("nan"), 2))
+        assert run(f"@{tmp_path / 'input'}", "--raw", *known) == (0, 30), "which only raw numbers can be"
         assert run("[NaN, 2]", *known) == (1, 0)
+        assert run("[NaN, 2]", "--raw", *known) == (2, 0)
+        assert run("[1, 2]", "--raw", *known) == (0, 30)
         assert run("--raw", "--size", "2", *known) == (0, 30)
         assert run("[1, 2]", "--raw", *options) == (2, 0), "of which type, nobody knows"
         assert run('"text"', "--raw", *known) == (2, 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -123,5 +125,22 @@ def test_batches_of_several_lanes_are_answered_in_turn(peers: Callable[[int], Pe
             said = [wire.unpack_header(header) for header, _ in cutters[index].feed(lane.recv(65536))]
             order += [index for fields in said if fields[0] == wire.OUTPUT]
     assert [order[place] != order[place + 1] for place in (0, 2, 4)] == [True] * 3, order
+    for lane in lanes:
+        lane.close()
+
+
+def test_replica_that_is_told_to_end_answers_no_other_lane_first(peers: Callable[[int], Peers]) -> None:
+    room = peers(3)
+    process = room.start(options={"delay_ms": 300, "output": "[7]"})
+    room.until_ready()
+    lanes = [offer_lane(room, index) for index in (1, 2)]
+    room.predict(0, 99)
+    time.sleep(0.1)
+    for lane in lanes:
+        lane.sendall(b"".join(batch_of_one(number) for number in range(20)))
+    assert room.receive()[0][:2] == [wire.OUTPUT, 99]
+    time.sleep(0.1)  # the first batch of a lane is being predicted
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(3) is not None, "39 more would take twelve seconds"
     for lane in lanes:
         lane.close()

@@ -8,11 +8,11 @@ import pytest
 
 from tests.unit.test_http_protocol import Site, statuses
 
-MOST = 2000
+MOST = 200_000
 
 
 def site(**limits: Any) -> Site:
-    return Site(answer_now=False, body_bytes=1000, bodies_bytes=MOST, **limits)
+    return Site(answer_now=False, body_bytes=100_000, bodies_bytes=MOST, **limits)
 
 
 def post(size: int, sent: int | None = None) -> bytes:
@@ -24,10 +24,10 @@ def post(size: int, sent: int | None = None) -> bytes:
 def test_body_is_held_until_it_is_answered() -> None:
     room = site()
     connection, _ = room.connect()
-    connection.data_received(post(900, 400))
-    assert room.server.held_bytes == 400
-    connection.data_received(b"x" * 500)
-    assert room.server.held_bytes == 900
+    connection.data_received(post(90_000, 40_000))
+    assert room.server.held_bytes == 40_000
+    connection.data_received(b"x" * 50_000)
+    assert room.server.held_bytes == 90_000
     room.exchanges[0].reply(200, b"")
     assert room.server.held_bytes == 0
 
@@ -35,21 +35,25 @@ def test_body_is_held_until_it_is_answered() -> None:
 def test_more_than_all_may_hold_is_refused_and_others_go_on() -> None:
     room = site()
     first, first_out = room.connect()
-    first.data_received(post(1000))
+    first.data_received(post(100_000))
     second, second_out = room.connect()
-    second.data_received(post(1000, 999))
+    second.data_received(post(100_000, 99_999))
     third, third_out = room.connect()
-    third.data_received(post(10))
+    third.data_received(post(70_000))
     assert statuses(third_out.written) == [503]
-    assert b"bodies of more than 2000 bytes are on their way at once" in third_out.written
-    assert room.server.held_bytes == 1999
+    assert b"bodies of more than 200000 bytes are on their way at once" in third_out.written
+    assert room.server.held_bytes == 199_999
+    small, small_out = room.connect()
+    small.data_received(post(60_000))
+    room.exchanges.pop().reply(200, b"")
+    assert statuses(small_out.written) == [200], "else a few slow clients could keep all others out"
     second.data_received(b"x")
     for exchange in room.exchanges:
         exchange.reply(200, b"")
     assert (statuses(first_out.written), statuses(second_out.written)) == ([200], [200])
     assert room.server.held_bytes == 0
     fourth, fourth_out = room.connect()
-    fourth.data_received(post(1000))
+    fourth.data_received(post(100_000))
     room.exchanges[-1].reply(200, b"")
     assert statuses(fourth_out.written) == [200]
 
@@ -58,8 +62,8 @@ def test_one_connection_cannot_hold_more_by_asking_again_before_it_is_answered()
     room = site()
     connection, transport = room.connect()
     for _ in range(3):
-        connection.data_received(post(1000, 500))
-        connection.data_received(b"x" * 500)
+        connection.data_received(post(100_000, 50_000))
+        connection.data_received(b"x" * 50_000)
     assert len(room.exchanges) == 2
     for exchange in room.exchanges:
         exchange.reply(200, b"")
@@ -67,14 +71,14 @@ def test_one_connection_cannot_hold_more_by_asking_again_before_it_is_answered()
     assert room.server.held_bytes == 0
 
 
-@pytest.mark.parametrize("sent", [500, 1000])
+@pytest.mark.parametrize("sent", [50_000, 100_000])
 @pytest.mark.parametrize("how", ["lost", "refused", "half-closed"])
 def test_client_that_goes_leaves_nothing_behind(sent: int, how: str) -> None:
     room = site(body_timeout_s=1.0)
     connection, transport = room.connect()
-    connection.data_received(post(1000, sent))
+    connection.data_received(post(100_000, sent))
     assert room.server.held_bytes == sent
-    if how == "refused" and sent < 1000:
+    if how == "refused" and sent < 100_000:
         room.server.tick += 100
         connection.check_times()
         assert statuses(transport.written) == [408]
@@ -89,11 +93,11 @@ def test_client_that_goes_leaves_nothing_behind(sent: int, how: str) -> None:
 def test_request_behind_the_last_one_holds_nothing() -> None:
     room = site()
     connection, transport = room.connect()
-    connection.data_received(post(500))
+    connection.data_received(post(50_000))
     room.server.drain(lambda: None, linger_s=5.0)
-    connection.data_received(post(500, 0))
-    connection.data_received(b"x" * 500)
-    assert room.server.held_bytes == 500
+    connection.data_received(post(50_000, 0))
+    connection.data_received(b"x" * 50_000)
+    assert room.server.held_bytes == 50_000
     room.exchanges[0].reply(200, b"")
     assert (statuses(transport.written), room.server.held_bytes) == ([200], 0)
 

@@ -48,7 +48,7 @@ def text(number: int, body: bytes, keep_s: float) -> dict[str, Any]:
 def test_all_who_ask_while_a_page_is_made_and_a_moment_after_get_that_page() -> None:
     async def main() -> None:
         now, renderer = [10.0], Renderer()
-        page = SharedPage(renderer, lambda: now[0])
+        page = SharedPage(renderer, "text/plain", lambda: now[0])
         asking = [asyncio.ensure_future(page.get()) for _ in range(50)]
         await asyncio.sleep(0)
         renderer.may_end.set()
@@ -56,7 +56,8 @@ def test_all_who_ask_while_a_page_is_made_and_a_moment_after_get_that_page() -> 
         now[0] += KEEP_S / 2
         assert await page.get() == (b"1", KEEP_S / 2)
         now[0] += KEEP_S / 2
-        assert await page.get() == (b"2", KEEP_S)
+        assert await page.answer("metrics") == (200, "text/plain", b"2", KEEP_S)
+        assert (await page.answer("status"))[0] == 404
         assert renderer.made == 2
 
     asyncio.run(main())
@@ -66,7 +67,7 @@ def test_page_that_fails_is_made_again_for_those_who_wait() -> None:
     async def main() -> None:
         renderer = Renderer()
         renderer.fails = True
-        page = SharedPage(renderer, lambda: 0.0)
+        page = SharedPage(renderer, "text/plain", lambda: 0.0)
         asking = [asyncio.ensure_future(page.get()) for _ in range(5)]
         await asyncio.sleep(0)
         renderer.may_end.set()
@@ -80,7 +81,7 @@ def test_page_that_fails_is_made_again_for_those_who_wait() -> None:
 def test_page_of_a_client_that_is_cut_off_is_made_by_the_next() -> None:
     async def main() -> None:
         renderer = Renderer()
-        page = SharedPage(renderer, lambda: 0.0)
+        page = SharedPage(renderer, "text/plain", lambda: 0.0)
         first, second = asyncio.ensure_future(page.get()), asyncio.ensure_future(page.get())
         await asyncio.sleep(0)
         first.cancel()
